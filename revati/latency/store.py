@@ -1,0 +1,110 @@
+"""Profiles on disk: `profiles/<gpu>/` with spec.yaml, provenance.json, bandwidth.json and models/*.
+
+A profile is read once per process; files are checked against the hashes that provenance.json keeps, so that a
+truncated or foreign model is one clear error and not a wrong number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from revati.latency.bandwidth import BandwidthModel, bandwidth_from_json
+from revati.latency.work import Work
+from revati.spec import GpuSpec, load_spec, profiles_dir
+
+PROVENANCE_FILE = "provenance.json"
+BANDWIDTH_FILE = "bandwidth.json"
+MODELS_DIR = "models"
+
+
+class ProfileError(ValueError):
+    """A profile whose files are missing, truncated, changed or of another version."""
+
+
+class Estimator(Protocol):
+    """A loaded family model."""
+
+    def estimate(self, work: Work) -> tuple[float, str] | None:
+        """(ns, confidence), or None if the model does not cover this work."""
+        ...
+
+
+class Profile:
+    """Everything known about one GPU: `spec`, `bandwidth` models by family, and shape models by family."""
+
+    def __init__(self, spec: GpuSpec, folder: Path) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.provenance = _read_json(folder / PROVENANCE_FILE) if (folder / PROVENANCE_FILE).exists() else {}
+        self.bandwidth: dict[str, BandwidthModel] = {}
+        if (folder / BANDWIDTH_FILE).exists():
+            raw = _read_json(self._checked(BANDWIDTH_FILE))
+            try:
+                self.bandwidth = {family: bandwidth_from_json(entry) for family, entry in raw.items()}
+            except (KeyError, TypeError) as error:
+                raise ProfileError(f"{folder / BANDWIDTH_FILE}: {error}; fit the profile again") from None
+        self._estimators: dict[str, Estimator | None] = {}
+
+    def _checked(self, name: str) -> Path:
+        """Path of a profile file whose content is as provenance.json says."""
+        path = self.folder / name
+        expected = self.provenance.get("files", {}).get(name)
+        if not path.is_file():
+            raise ProfileError(
+                f"{path}: missing, though {PROVENANCE_FILE} lists it; fit or reinstall the profile"
+            )
+        if expected is not None and sha256_file(path) != expected:
+            raise ProfileError(f"{path}: not the file that {PROVENANCE_FILE} lists (corrupt or truncated); "
+                               f"run `revati profile fit {self.spec.id}` or reinstall")  # fmt: skip
+        return path
+
+    def estimate(self, work: Work) -> tuple[float, str] | None:
+        """Time of a shaped op by the family's model: (ns, confidence), or None where there is no model."""
+        family = work.family
+        if family not in self._estimators:
+            from revati.latency import families
+
+            self._estimators[family] = families.load(family, self)
+        estimator = self._estimators[family]
+        return None if estimator is None else estimator.estimate(work)
+
+    def model_path(self, name: str) -> Path | None:
+        """Checked path of `models/<name>`, None if the profile has no such model."""
+        key = f"{MODELS_DIR}/{name}"
+        if key not in self.provenance.get("files", {}):
+            return None
+        return self._checked(key)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"{path}: not readable as JSON ({error}); fit or reinstall the profile") from None
+    if not isinstance(raw, dict):
+        raise ProfileError(f"{path}: expected an object, found {type(raw).__name__}")
+    return raw
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _load(gpu: str, folder: Path) -> Profile:
+    return Profile(load_spec(gpu), folder)
+
+
+def load_profile(gpu: str) -> Profile:
+    """The profile of `gpu`, read once per process. Raises UnknownGpuError, SpecError, ProfileError."""
+    load_spec(gpu)
+    return _load(gpu, profiles_dir() / gpu)
