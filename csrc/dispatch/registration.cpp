@@ -1,0 +1,71 @@
+#include "dispatch/registration.h"
+
+#include <torch/library.h>
+
+#include <memory>
+
+#include "device/backend.h"
+#include "dispatch/fallback.h"
+#include "dispatch/kernels.h"
+
+namespace revati {
+namespace {
+
+c10::DispatchKey key_of(c10::DeviceType type) {
+  return type == c10::DeviceType::CUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::PrivateUse1;
+}
+
+std::vector<std::unique_ptr<torch::Library>>& libraries() {  // registrations live as long as the process
+  static auto* all = new std::vector<std::unique_ptr<torch::Library>>;
+  return *all;
+}
+
+torch::Library& library(torch::Library::Kind kind, const std::string& ns, c10::DispatchKey key) {
+  libraries().push_back(std::make_unique<torch::Library>(kind, ns, key, __FILE__, __LINE__));
+  return *libraries().back();
+}
+
+}  // namespace
+
+void register_kernels(c10::DeviceType type) {
+  c10::DispatchKey key = key_of(type);
+  library(torch::Library::IMPL, "_", key).fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  torch::Library& m = library(torch::Library::IMPL, "aten", key);
+  m.impl("empty.memory_format", &kernels::empty);
+  m.impl("empty_strided", &kernels::empty_strided);
+  m.impl("as_strided", &kernels::as_strided);
+  m.impl("view", &kernels::view);
+  m.impl("_reshape_alias", &kernels::reshape_alias);
+  m.impl("resize_", &kernels::resize_);
+  m.impl("set_.source_Storage", &kernels::set_storage);
+  m.impl("set_.source_Storage_storage_offset", &kernels::set_storage_view);
+  m.impl("set_.source_Tensor", &kernels::set_tensor);
+  m.impl("set_", &kernels::set_empty);
+  m.impl("copy_", &kernels::copy_);
+  m.impl("_copy_from", &kernels::copy_from);
+  m.impl("_copy_from_and_resize", &kernels::copy_from_and_resize);
+  m.impl("_local_scalar_dense", &kernels::local_scalar_dense);
+  m.impl("record_stream", &kernels::record_stream);
+}
+
+std::vector<std::string> takeover(const std::vector<std::string>& namespaces) {
+  std::vector<std::string> taken;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  c10::DispatchKey key = key_of(device_type());
+  for (const std::string& ns : namespaces) {
+    torch::Library* lib = nullptr;
+    for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+      if (name.name.rfind(ns + "::", 0) != 0) continue;
+      auto op = dispatcher.findOp(name);
+      if (!op || !op->hasSchema()) continue;
+      if (!op->hasKernelForDispatchKey(key)) continue;  // composite: it will reach us through the ops it calls
+      if (!lib) lib = &library(torch::Library::IMPL, ns, key);
+      std::string full = name.name.substr(ns.size() + 2) + (name.overload_name.empty() ? "" : "." + name.overload_name);
+      lib->impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&fallback>());
+      taken.push_back(name.name + (name.overload_name.empty() ? "" : "." + name.overload_name));
+    }
+  }
+  return taken;
+}
+
+}  // namespace revati

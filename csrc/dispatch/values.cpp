@@ -1,0 +1,55 @@
+#include "dispatch/values.h"
+
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/from_blob.h>
+
+#include "device/allocator.h"
+#include "device/backend.h"
+
+namespace revati {
+
+ValuePolicy& policy() {
+  static ValuePolicy p;
+  return p;
+}
+
+bool on_device(const at::Tensor& t) { return t.defined() && t.device().type() == device_type(); }
+
+bool is_live(const at::Tensor& t) {
+  if (t.numel() == 0) return true;
+  const Block* b = block_of(t.storage().data_ptr());
+  if (!b) return true;
+  return !b->phantom.load(std::memory_order_relaxed) && b->requested <= policy().live_storage_bytes;
+}
+
+void mark_phantom(const at::Tensor& t) {
+  if (t.numel() == 0) return;
+  if (Block* b = block_of(t.storage().data_ptr())) b->phantom.store(true, std::memory_order_relaxed);
+}
+
+void fill_with_policy(const at::Tensor& host) {
+  if (host.numel() == 0) return;
+  if (c10::isIntegralType(host.scalar_type(), false)) host.fill_(policy().token_id);
+  else host.zero_();
+}
+
+bool make_live(const at::Tensor& t) {
+  if (t.numel() == 0) return true;
+  Block* b = block_of(t.storage().data_ptr());
+  if (!b) return true;
+  if (b->requested > policy().live_storage_bytes) return false;
+  if (!b->phantom.load(std::memory_order_relaxed)) return true;
+  int64_t n = int64_t(t.storage().nbytes() / t.element_size());
+  fill_with_policy(at::from_blob(b->ptr, {n}, t.options().device(at::kCPU)));
+  b->phantom.store(false, std::memory_order_relaxed);
+  return true;
+}
+
+at::Tensor host_view(const at::Tensor& t) {
+  auto options = t.options().device(at::kCPU).requires_grad(false).pinned_memory(false);
+  if (t.numel() == 0) return at::empty_strided(t.sizes(), t.strides(), options);
+  char* base = static_cast<char*>(t.storage().data_ptr().get()) + size_t(t.storage_offset()) * t.element_size();
+  return at::for_blob(base, t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
+}
+
+}  // namespace revati

@@ -1,0 +1,94 @@
+#include "timeline/clock.h"
+
+#include <dlfcn.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
+#include <ctime>
+
+namespace revati {
+namespace {
+
+struct Shim {
+  int (*active)() = nullptr;
+  int64_t (*now)() = nullptr;
+  void (*wait_until)(int64_t) = nullptr;
+  void (*charge)(int64_t) = nullptr;
+  void (*pause)() = nullptr;
+  void (*resume)() = nullptr;
+  int (*wait_word)(uint32_t*, uint32_t) = nullptr;
+  void (*wake_word)(uint32_t*) = nullptr;
+  bool on = false;
+
+  Shim() {
+    bind(active, "revati_warp_active");
+    bind(now, "revati_warp_now_ns");
+    bind(wait_until, "revati_warp_wait_until_ns");
+    bind(charge, "revati_warp_charge_ns");
+    bind(pause, "revati_warp_pause");
+    bind(resume, "revati_warp_resume");
+    bind(wait_word, "revati_warp_wait_word");
+    bind(wake_word, "revati_warp_wake_word");
+    on = active && now && wait_until && charge && pause && resume && wait_word && wake_word && active();
+  }
+  template <class F>
+  static void bind(F& f, const char* name) {
+    f = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+  }
+};
+
+const Shim& shim() {
+  static const Shim s;
+  return s;
+}
+
+std::atomic<int64_t>& local_now() {
+  static std::atomic<int64_t> t{[] {
+    timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return int64_t(ts.tv_sec) * 1000000000 + ts.tv_nsec;
+  }()};
+  return t;
+}
+
+}  // namespace
+
+bool HostClock::shared() { return shim().on; }
+
+int64_t HostClock::now_ns() { return shim().on ? shim().now() : local_now().load(std::memory_order_relaxed); }
+
+void HostClock::wait_until_ns(int64_t t_ns) {
+  if (shim().on) return shim().wait_until(t_ns);
+  int64_t old = local_now().load();
+  while (old < t_ns && !local_now().compare_exchange_weak(old, t_ns)) {
+  }
+}
+
+void HostClock::charge_ns(int64_t ns) {
+  if (shim().on) return shim().charge(ns);
+  local_now().fetch_add(ns, std::memory_order_relaxed);
+}
+
+OwnWork::OwnWork() {
+  if (shim().on) shim().pause();
+}
+OwnWork::~OwnWork() {
+  if (shim().on) shim().resume();
+}
+
+bool wait_word(uint32_t* word, uint32_t value) {
+  if (shim().on) return shim().wait_word(word, value) == 0;
+  timespec slice{0, 100000000};
+  syscall(SYS_futex, word, FUTEX_WAIT, value, &slice, nullptr, 0);
+  return __atomic_load_n(word, __ATOMIC_ACQUIRE) != value;
+}
+
+void wake_word(uint32_t* word) {
+  if (shim().on) return shim().wake_word(word);
+  syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+}  // namespace revati

@@ -1,0 +1,33 @@
+// Host time as the device sees it: the shim's virtual clock in a run, a process-local clock outside one.
+//
+// This file must never know about sockets, pages or modes: it binds to the C symbols of docs/architecture.md.
+#pragma once
+#include <cstdint>
+
+namespace revati {
+
+struct HostClock {
+  /// Virtual CLOCK_MONOTONIC of this thread in ns.
+  static int64_t now_ns();
+  /// Blocks until `t_ns`; outside a run the process-local clock simply moves there.
+  static void wait_until_ns(int64_t t_ns);
+  /// Adds `ns` of modelled host work (a kernel launch, say) to this thread.
+  static void charge_ns(int64_t ns);
+  /// True when the process lives in the virtual time of `revati run`.
+  static bool shared();
+};
+
+/// While alive, this thread's CPU time is Revati's own and is not charged to the program.
+class OwnWork {
+ public:
+  OwnWork();
+  ~OwnWork();
+  OwnWork(const OwnWork&) = delete;
+  OwnWork& operator=(const OwnWork&) = delete;
+};
+
+/// Shared-memory words that ranks wait on and wake each other with.
+bool wait_word(uint32_t* word, uint32_t value);
+void wake_word(uint32_t* word);
+
+}  // namespace revati

@@ -1,0 +1,140 @@
+// Streams, events and graphs of the virtual GPUs of this process, in virtual nanoseconds.
+//
+// FIFO per stream: an operation starts at max(stream tail, host time of its launch, events waited for) and moves
+// the tail by its duration. Nothing here blocks except wait(), which is what a host that synchronises calls.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "timeline/when.h"
+
+namespace revati {
+
+/// What is known of one kind of launch: shared by all launches with the same signature.
+struct OpStats {
+  std::string name, family, confidence, shapes;
+  int64_t count = 0;
+  int64_t total_ns = 0;
+};
+
+struct Graph;
+
+struct Event {
+  When when;
+  bool recorded = false;
+  std::shared_ptr<Graph> graph;  // set while recorded inside a capture; `graph_ns` is then relative to its start
+  int64_t graph_ns = 0;
+};
+
+/// One step of a captured graph. Steps with `reprice` ask again at each replay (attention over live lengths).
+struct GraphNode {
+  enum Kind : uint8_t { kKernel, kCollective, kJoin } kind = kKernel;
+  int stream = 0;                 // index among the streams of the capture
+  int other = 0;                  // kJoin: stream waited for, at `mark_ns`
+  int64_t duration_ns = 0;
+  uint32_t group = 0;             // kCollective
+  std::shared_ptr<OpStats> stats;
+  std::function<int64_t()> reprice;
+  std::function<void()> rerun;    // computes live values again
+};
+
+struct Graph {
+  std::vector<GraphNode> nodes;
+  std::vector<int> rerun_nodes, live_nodes, collective_nodes;
+  int streams = 1;
+  int64_t fixed_ns = 0;           // sum of the nodes that never change, when one stream was captured
+  int64_t replays = 0, device = 0;
+  bool capturing = false, ready = false;
+  std::pair<uint64_t, uint64_t> pool{0, 0};
+};
+
+struct Stream {
+  int64_t id = 0;
+  int device = 0, priority = 0;
+  When tail;
+  std::shared_ptr<Graph> graph;   // being captured
+  int graph_stream = 0;
+  int64_t graph_ns = 0;           // relative tail inside the capture
+};
+
+struct TraceRow {
+  int device;
+  int64_t stream, start_ns, duration_ns;
+  std::shared_ptr<OpStats> stats;
+};
+
+struct HostCosts {
+  int64_t launch_ns = 0;       // host cost of an eager launch
+  int64_t graph_launch_ns = 0; // host cost of launching a graph
+  int64_t graph_gap_ns = 0;    // device gap between kernels of a graph
+  int64_t eager_gap_ns = 0;    // device gap between kernels of a stream
+};
+
+class Timeline {
+ public:
+  static Timeline& get();
+
+  void configure(int devices, HostCosts costs);
+  int devices() const { return int(streams_.size()); }
+
+  int64_t new_stream(int device, int priority);
+  int64_t current(int device) const;
+  int64_t exchange_current(int device, int64_t stream);
+  int priority(int device, int64_t stream);
+
+  /// Appends an operation to the current stream of `device` and returns its end.
+  void launch(int device, const std::shared_ptr<OpStats>& stats, int64_t duration_ns,
+              std::function<int64_t()> reprice = {}, bool host_cost = true);
+  /// Notes a computation on live values that a replay has to repeat; ignored outside a capture.
+  void captured_rerun(int device, std::function<void()> rerun);
+  void collective(int device, int64_t stream, uint32_t group, const std::shared_ptr<OpStats>& stats, int64_t duration_ns);
+
+  void record(Event& e, int device, int64_t stream);
+  void block(const Event& e, int device, int64_t stream);
+  bool query(Event& e);
+  void synchronize(Event& e);
+  double elapsed_ms(Event& a, Event& b);
+  bool query_stream(int device, int64_t stream);
+  void synchronize_stream(int device, int64_t stream);
+  void synchronize_device(int device);
+
+  void capture_begin(const std::shared_ptr<Graph>& g, int device);
+  void capture_end(const std::shared_ptr<Graph>& g, int device);
+  bool capturing(int device, int64_t stream);
+  bool capturing_any(int device);
+  void replay(Graph& g, int device);
+
+  void set_rendezvous(Rendezvous* r) { rendezvous_ = r; }
+
+  std::shared_ptr<OpStats> stats(const std::string& name, const std::string& family, const std::string& confidence,
+                                 const std::string& shapes);
+  std::vector<OpStats> collect_stats();
+  void reset_stats();
+  int64_t busy_ns() const { return busy_ns_; }
+  int64_t launches() const { return launches_; }
+
+  void trace(bool on);
+  std::vector<TraceRow> take_trace();
+
+ private:
+  Stream& at(int device, int64_t stream);
+  void wait(When w);
+  void note(int device, int64_t stream, int64_t start_ns, int64_t duration_ns, const std::shared_ptr<OpStats>& s);
+  int64_t evaluate(Graph& g);
+
+  mutable std::mutex mutex_;
+  std::vector<std::vector<std::unique_ptr<Stream>>> streams_;
+  std::vector<std::weak_ptr<Graph>> graphs_;
+  std::vector<std::shared_ptr<OpStats>> all_stats_;
+  std::vector<TraceRow> rows_;
+  HostCosts costs_;
+  Rendezvous* rendezvous_ = nullptr;
+  bool tracing_ = false;
+  int64_t busy_ns_ = 0, launches_ = 0;
+};
+
+}  // namespace revati

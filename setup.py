@@ -1,0 +1,58 @@
+"""Builds the PyTorch backend, the preload shim with its timekeeper, and the link stubs for official GPU wheels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+ROOT = Path(__file__).parent.resolve()
+STUBS = {  # soname: source
+    "libcuda.so.1": "cuda.c",
+    "libtorch_cuda.so": "torch_cuda.c",
+    "libc10_cuda.so": "c10_cuda.c",
+}
+
+
+class Build(BuildExtension):
+    """The torch extension by BuildExtension, everything without torch by make and the C compiler."""
+
+    def run(self) -> None:
+        native = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "revati" / "native"
+        stubs = native / "stubs"
+        stubs.mkdir(parents=True, exist_ok=True)
+        compiler = os.environ.get("CC", "gcc")
+        for soname, source in STUBS.items():
+            subprocess.run(
+                [compiler, "-O2", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", str(stubs / soname),
+                 str(ROOT / "csrc" / "stubs" / source)],
+                check=True,
+            )
+        if (ROOT / "csrc" / "warp" / "Makefile").exists():
+            subprocess.run(["make", "-C", str(ROOT / "csrc" / "warp"), f"OUT={native}", "all"], check=True)
+        super().run()
+
+
+sources = sorted(
+    path
+    for room in ("device", "dispatch", "timeline", "comm", "python")
+    for path in glob(f"csrc/{room}/*.cpp")
+)
+
+setup(
+    packages=[*find_packages(include=["revati*"]), "revati.profiles"],
+    ext_modules=[
+        CppExtension(
+            "revati._C",
+            sources,
+            include_dirs=[str(ROOT / "csrc")],
+            extra_compile_args=["-std=c++20", "-O2", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"],
+            extra_link_args=["-Wl,-rpath,$ORIGIN/../torch/lib"],
+        )
+    ],
+    cmdclass={"build_ext": Build},
+)
