@@ -1,0 +1,103 @@
+"""The environment that makes a process, and every child of it, live on the virtual GPU.
+
+One function, no side effects beyond files inside the private run directory: `revati run`, `revati bench`,
+the accuracy harness and the tests all start their worlds from here. docs/architecture.md lists the variables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import revati
+
+CPU_TIME_MODES = ("charged", "free", "wall")
+LATENCY_MODES = ("profile", "roofline")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user can choose about a run; everything else follows from it."""
+
+    gpu: str
+    gpus: int = 1
+    cpu_time: str = "charged"
+    cpu_factor: float | None = None  # None: the factor that the clock takes by default
+    latency: str = "profile"
+    strict: bool = False
+    trace: Path | None = None
+    time_log: Path | None = None
+    output_lengths: Path | None = None
+    model_config_dirs: tuple[Path, ...] = field(default=())
+
+
+def boot_dir() -> Path:
+    """Folder whose `sitecustomize.py` puts the virtual GPU in place before torch is imported."""
+    return Path(revati.__file__).resolve().parent / "boot"
+
+
+def stub_dirs() -> list[Path]:
+    """Folders with the libraries that official GPU wheels link against: our stubs, then CUDA's own runtime."""
+    folders = [Path(revati.__file__).resolve().parent / "native" / "stubs"]
+    spec = PathFinder.find_spec("nvidia")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        folders += sorted(Path(location).glob("cu*/lib"))
+    return folders
+
+
+def build_environment(
+    options: RunOptions, run_dir: Path, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment of a run: `base` (default: this process's) with Revati's variables on top.
+
+    Values that the user already set for the engine (hub access, usage statistics, thread counts) are kept.
+    """
+    env = dict(os.environ if base is None else base)
+    env.update(
+        REVATI_RUN_DIR=str(run_dir),
+        REVATI_IDENTITY="cuda",
+        REVATI_GPU=options.gpu,
+        REVATI_GPUS=str(options.gpus),
+        REVATI_LATENCY=options.latency,
+    )
+    _set_or_drop(env, "REVATI_STRICT", "1" if options.strict else None)
+    _set_or_drop(env, "REVATI_TRACE", _absolute(options.trace))
+    _set_or_drop(env, "REVATI_OUTPUT_LENGTHS", _absolute(options.output_lengths))
+    env["PYTHONPATH"] = _prefixed(env.get("PYTHONPATH"), [boot_dir()])
+    env["LD_LIBRARY_PATH"] = _prefixed(env.get("LD_LIBRARY_PATH"), stub_dirs())
+    for name, value in _ENGINE_DEFAULTS.items():
+        env.setdefault(name, value)
+    for name in _REAL_GPU_VARIABLES:
+        env.pop(name, None)
+    return env
+
+
+_ENGINE_DEFAULTS = {
+    "HF_HUB_OFFLINE": "1",  # no hub inside a run: an answer would take real time
+    "OMP_NUM_THREADS": "1",  # libgomp spins with raw futex calls that the clock cannot see
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TORCH_DISABLE_ADDR2LINE": "1",  # a C++ stack trace would take minutes
+}
+_REAL_GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+
+
+def _prefixed(value: str | None, folders: list[Path]) -> str:
+    wanted = [str(folder) for folder in folders]
+    kept = [part for part in (value or "").split(os.pathsep) if part and part not in wanted]
+    return os.pathsep.join(wanted + kept)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+def _set_or_drop(env: dict[str, str], name: str, value: str | None) -> None:
+    if value is None:
+        env.pop(name, None)
+    else:
+        env[name] = value

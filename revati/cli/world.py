@@ -1,0 +1,127 @@
+"""Starts one command in a world of its own, virtual clock and virtual GPU, and gathers what it left behind."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from revati.cli.environment import CPU_TIME_MODES, LATENCY_MODES, RunOptions, build_environment
+from revati.cli.errors import CliError
+from revati.report.ops import OpsSummary, load_json, summarize_run_dir
+
+DEFAULT_CPU_FACTOR = 1.0
+_STATS_FILE = "clock-stats.json"
+
+
+@dataclass(frozen=True)
+class WorldResult:
+    """How a run ended: the command's exit code, the clock's statistics and the merged predictions."""
+
+    exit_code: int
+    wall_s: float
+    clock: dict[str, Any]
+    ops: OpsSummary
+    options: RunOptions
+
+    @property
+    def virtual_s(self) -> float | None:
+        """Virtual seconds that passed in the run, if the clock said so."""
+        for key, scale in (("virtual_ns", 1e9), ("virtual_time_ns", 1e9), ("virtual_s", 1.0)):
+            if key in self.clock:
+                return float(self.clock[key]) / scale
+        return None
+
+    @property
+    def speed_up(self) -> float | None:
+        """Virtual over wall time: how much faster than the real GPU the emulation ran."""
+        return self.virtual_s / self.wall_s if self.virtual_s and self.wall_s > 0 else None
+
+
+def check_options(options: RunOptions) -> None:
+    """Refuse a bad option with one clear line, before anything is started."""
+    if options.gpus < 1:
+        raise CliError(f"--gpus must be at least 1, got {options.gpus}")
+    if options.cpu_time not in CPU_TIME_MODES:
+        raise CliError(f"--cpu-time must be one of {', '.join(CPU_TIME_MODES)}, got {options.cpu_time!r}")
+    if options.latency not in LATENCY_MODES:
+        raise CliError(f"--latency must be one of {', '.join(LATENCY_MODES)}, got {options.latency!r}")
+    factor = options.cpu_factor
+    if factor is not None and (not math.isfinite(factor) or factor <= 0):
+        raise CliError(f"--cpu-factor must be a positive number, got {factor}")
+    for name, path in (("--output-lengths", options.output_lengths),):
+        if path is not None and not path.is_file():
+            raise CliError(f"{name}: no such file: {path}")
+    for folder in options.model_config_dirs:
+        if not folder.is_dir():
+            raise CliError(f"--model-configs: no such folder: {folder}")
+    for name, path in (("--trace", options.trace), ("--time-log", options.time_log)):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise CliError(f"{name}: the folder of {path} does not exist; create it first")
+    check_gpu(options.gpu)
+
+
+def check_gpu(gpu: str) -> None:
+    """Refuse a GPU that no profile describes."""
+    from revati.spec import UnknownGpuError, load_spec
+
+    try:
+        load_spec(gpu)
+    except UnknownGpuError as error:
+        raise CliError(" ".join(str(error).split())) from None
+
+
+def make_run_dir() -> Path:
+    """Create the private (0700) directory of one run."""
+    return Path(tempfile.mkdtemp(prefix="revati-"))
+
+
+def run_world(
+    command: Sequence[str],
+    options: RunOptions,
+    *,
+    run_dir: Path,
+    base_env: Mapping[str, str] | None = None,
+) -> WorldResult:
+    """Run `command` to its end under one virtual clock and return what came of it.
+
+    `run_dir` must be private; the caller makes it (`make_run_dir`) and removes it (`remove_run_dir`).
+    """
+    from revati import clock
+
+    env = build_environment(options, run_dir, base_env)
+    executable = shutil.which(command[0], path=env.get("PATH"))
+    if executable is None:
+        raise CliError(f"command not found: {command[0]}", exit_code=127)
+    started = time.monotonic()
+    exit_code = clock.launch(
+        [executable, *command[1:]],
+        cpu_time=options.cpu_time,
+        cpu_factor=DEFAULT_CPU_FACTOR if options.cpu_factor is None else options.cpu_factor,
+        epoch=None,
+        time_log=options.time_log,
+        exit_when_stuck=True,
+        env=env,
+        run_dir=run_dir,
+        stats_file=run_dir / _STATS_FILE,
+    )
+    wall_s = time.monotonic() - started
+    return WorldResult(
+        exit_code=exit_code,
+        wall_s=wall_s,
+        clock=load_json(run_dir / _STATS_FILE),
+        ops=summarize_run_dir(run_dir),
+        options=options,
+    )
+
+
+def remove_run_dir(run_dir: Path, *, keep: bool = False) -> None:
+    """Delete the run directory unless the user asked to keep it (REVATI_KEEP_RUN_DIR=1 does so too)."""
+    if not keep and os.environ.get("REVATI_KEEP_RUN_DIR") != "1":
+        shutil.rmtree(run_dir, ignore_errors=True)
