@@ -1,0 +1,136 @@
+// clocks.cpp: reading and setting the clock.
+//
+// free:    a thread is told the clock, and one nanosecond more for each further read: programs that compute
+//          "in 100 ms" from two reads must not see both at the same instant (asyncio would round 100 ms up).
+// charged: the clock at the thread's last wake plus its own CPU time since, times the host factor.
+// wall:    real time plus what was jumped over.
+// Published time (Page::now) is the maximum of what anybody was told before a send, a wait or an exit.
+#include "shim.h"
+
+#include <sys/time.h>
+
+namespace revati::warp {
+
+static void raise_now(int64_t v) {
+  int64_t old = page->now.load();
+  while (old < v && !page->now.compare_exchange_weak(old, v)) {}
+}
+
+static int64_t wall() {
+  timespec t;
+  sys(SYS_clock_gettime, CLOCK_MONOTONIC, long(&t));
+  return t.tv_sec * 1000000000LL + t.tv_nsec - page->real_start + page->skipped.load();
+}
+
+static int64_t charged() {
+  Slot* s = own_slot();
+  int64_t cpu = self.pauses ? self.paused_cpu : thread_cpu();
+  int64_t own = cpu - s->cpu.load(std::memory_order_relaxed);
+  return s->base.load(std::memory_order_relaxed) + (own > 0 ? int64_t(double(own) * page->cpu_factor) : 0);
+}
+
+void start_charging() {
+  if (page->mode != kCharged) return;
+  int64_t cpu = thread_cpu();
+  Slot* s = self.slot;
+  s->base = page->now.load();
+  s->cpu = cpu;
+  if (self.pauses) self.paused_cpu = cpu;
+}
+
+// Modelled host work is a sleep where CPU time does not count.
+static void realise_pending() {
+  int64_t work = self.pending;
+  if (!work) return;
+  self.pending = 0;
+  int64_t until = page->now.load() + work;
+  while (sleep_until(until, kDevice) == EINTR) {}
+}
+
+void publish() {
+  if (__builtin_expect(self.pending != 0, 0)) realise_pending();
+  if (page->mode == kFreeTime) raise_now(self.last_read);
+  else if (page->mode == kCharged) raise_now(charged());
+  else raise_now(wall());
+}
+void publish_send() {
+  publish();
+  page->sends.fetch_add(1);
+}
+void publish_memory_send() {
+  publish_send();
+  page->memory_sends.fetch_add(1);
+}
+
+int64_t now() {
+  if (__builtin_expect(self.pending != 0, 0)) realise_pending();
+  int64_t v = page->now.load();
+  if (page->mode == kFreeTime) return self.last_read = v > self.last_read ? v : self.last_read + 1;
+  int64_t own = page->mode == kCharged ? charged() : wall();
+  raise_now(own);
+  return own > v ? own : v;
+}
+
+int64_t base_of(clockid_t clock) {
+  switch (clock) {
+    case CLOCK_REALTIME: case CLOCK_REALTIME_COARSE: case CLOCK_TAI: case CLOCK_REALTIME_ALARM:
+      return page->base_real.load(std::memory_order_relaxed);
+    case CLOCK_MONOTONIC: case CLOCK_MONOTONIC_COARSE: case CLOCK_MONOTONIC_RAW: return page->base_mono;
+    case CLOCK_BOOTTIME: case CLOCK_BOOTTIME_ALARM: return page->base_boot;
+    default: return -1;  // CPU-time clocks stay real
+  }
+}
+
+// Where computing costs nothing a busy wait on the clock would never end: many reads are a short sleep.
+static int64_t read_clock() {
+  constexpr uint32_t kMany = 20000, kFurther = 200;
+  constexpr int64_t kNap = 100000;
+  if (page->mode == kFreeTime && __builtin_expect(++self.reads > kMany, 0)) {
+    sleep_until(page->now.load() + kNap, kClockLoop);
+    self.reads = kMany - kFurther;
+  }
+  return now();
+}
+
+}  // namespace revati::warp
+
+using namespace revati::warp;
+
+EXPORT int clock_gettime(clockid_t clock, timespec* t) {
+  int64_t base;
+  if (!page || (base = base_of(clock)) < 0) return int(ret(sys(SYS_clock_gettime, clock, long(t))));
+  *t = ts(base + read_clock());
+  return 0;
+}
+EXPORT int gettimeofday(timeval* tv, void*) {
+  timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  *tv = {t.tv_sec, t.tv_nsec / 1000};
+  return 0;
+}
+EXPORT time_t time(time_t* out) {
+  timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  if (out) *out = t.tv_sec;
+  return t.tv_sec;
+}
+EXPORT int timespec_get(timespec* t, int base) {
+  if (base != TIME_UTC) return 0;
+  clock_gettime(CLOCK_REALTIME, t);
+  return base;
+}
+
+// Setting the clock moves the run's wall clock only; waits already begun keep their deadlines.
+EXPORT int clock_settime(clockid_t clock, const timespec* t) {
+  if (!page) return int(ret(sys(SYS_clock_settime, clock, long(t))));
+  if (clock != CLOCK_REALTIME || !valid(*t)) {
+    errno = EINVAL;
+    return -1;
+  }
+  page->base_real = ns(*t) - now();
+  return 0;
+}
+EXPORT int settimeofday(const timeval* tv, const struct timezone*) {
+  timespec t = {tv->tv_sec, tv->tv_usec * 1000};
+  return clock_settime(CLOCK_REALTIME, &t);
+}

@@ -1,0 +1,178 @@
+// descriptors.cpp: waits for descriptors, and calls that block on one.
+//
+// The wake signal is blocked everywhere except inside the kernel's atomic switch of masks, so a wake-up
+// cannot be lost and no helper descriptor is needed. Blocking reads stay the kernel's, the slot is only marked.
+// A call that is not listed here is still found by the timekeeper, which asks the kernel: slower, not wrong.
+#include "shim.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+namespace revati::warp {
+
+constexpr uint64_t kWakeBit = 1ull << (kWakeSignal - 1);
+
+struct Mask { uint64_t bits; };
+static Mask without_wake_signal(const sigset_t* given) {
+  Mask m;
+  if (given) memcpy(&m.bits, given, sizeof m.bits);
+  else sys(SYS_rt_sigprocmask, 0, 0, long(&m.bits), 8);
+  m.bits &= ~kWakeBit;
+  return m;
+}
+
+static const timespec kLook = {0, 0}, kPatience = {5, 0};
+
+// call(timeout, mask) is the real wait; `timeout` is a look (0) or kPatience.
+template <class F>
+static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* given, F&& wait) {
+  long r = wait(&kLook, nullptr);
+  if (r != 0) {
+    productive();
+    return ret(r);
+  }
+  if (timeout == 0) {
+    empty_look(call);
+    return 0;
+  }
+  productive();
+  own_slot();
+  int64_t deadline = timeout < 0 ? kNever : now() + timeout;
+  Mask mask = without_wake_signal(given);
+  enter_wait(deadline, kDescriptor, call);
+  while (!fired()) {
+    self.woken = 0;
+    r = wait(&kPatience, &mask);
+    if (r == 0) die_if_abandoned();
+    if (r == 0 || (r == -EINTR && self.woken)) continue;
+    break;
+  }
+  if (leave_wait()) r = wait(&kLook, nullptr);  // the deadline: look once more, as the kernel would
+  return ret(r);
+}
+
+static bool is_idle(int fd, short events) {
+  pollfd p = {fd, events, 0};
+  timespec look = kLook;
+  return sys(SYS_ppoll, long(&p), 1, long(&look), 0, 8) == 0;
+}
+static bool is_blocking(int fd) {
+  long flags = sys(SYS_fcntl, fd, F_GETFL);
+  return flags >= 0 && !(flags & O_NONBLOCK);
+}
+
+template <class F>
+static long read_like(int fd, bool dont_wait, Call call, F&& read) {
+  if (!page) return ret(read());
+  if (!is_idle(fd, POLLIN)) {
+    long r = read();
+    if (r > 0) productive();
+    return ret(r);
+  }
+  if (dont_wait || !is_blocking(fd)) {
+    long r = read();
+    if (r == -EAGAIN) empty_look(call);
+    else productive();
+    return ret(r);
+  }
+  long r;
+  {
+    Blocked mark(call);
+    r = read();
+  }
+  return ret(r);
+}
+
+}  // namespace revati::warp
+
+using namespace revati::warp;
+
+EXPORT int epoll_pwait2(int ep, epoll_event* events, int max, const timespec* timeout, const sigset_t* mask) {
+  if (!page) return int(ret(sys(SYS_epoll_pwait2, ep, long(events), max, long(timeout), long(mask), 8)));
+  return int(wait_for_descriptors(timeout ? ns(*timeout) : -1, kEpoll, mask, [&](const timespec* t, Mask* m) {
+    return sys(SYS_epoll_pwait, ep, long(events), max, t == &kLook ? 0 : 5000, long(m), 8);
+  }));
+}
+EXPORT int epoll_pwait(int ep, epoll_event* events, int max, int ms, const sigset_t* mask) {
+  if (!page) return int(ret(sys(SYS_epoll_pwait, ep, long(events), max, ms, long(mask), 8)));
+  timespec t = ts(ms < 0 ? 0 : ms * 1000000LL);
+  return epoll_pwait2(ep, events, max, ms < 0 ? nullptr : &t, mask);
+}
+EXPORT int epoll_wait(int ep, epoll_event* events, int max, int ms) {
+  return epoll_pwait(ep, events, max, ms, nullptr);
+}
+EXPORT int ppoll(pollfd* fds, nfds_t n, const timespec* timeout, const sigset_t* mask) {
+  auto wait = [&](const timespec* t, const void* m) {
+    timespec copy;  // the kernel writes the rest into it
+    if (t) copy = *t;
+    return sys(SYS_ppoll, long(fds), n, t ? long(&copy) : 0, long(m), 8);
+  };
+  if (!page) return int(ret(wait(timeout, mask)));
+  return int(wait_for_descriptors(timeout ? ns(*timeout) : -1, kPoll, mask, wait));
+}
+EXPORT int poll(pollfd* fds, nfds_t n, int ms) {
+  timespec t = ts(ms < 0 ? 0 : ms * 1000000LL);
+  return ppoll(fds, n, ms < 0 ? nullptr : &t, nullptr);
+}
+// Fortified builds call these.
+EXPORT int __poll_chk(pollfd* fds, nfds_t n, int ms, size_t) { return poll(fds, n, ms); }
+EXPORT int __ppoll_chk(pollfd* fds, nfds_t n, const timespec* t, const sigset_t* mask, size_t) {
+  return ppoll(fds, n, t, mask);
+}
+EXPORT int pselect(int n, fd_set* in, fd_set* out, fd_set* err, const timespec* timeout, const sigset_t* mask) {
+  struct Sets { char bits[3][4096 / 8]; } saved;  // programs may pass more than FD_SETSIZE: keep what n needs
+  fd_set* sets[3] = {in, out, err};
+  size_t bytes = size_t(n < 0 ? 0 : n + 63) / 64 * 8;
+  bool small = bytes <= sizeof saved.bits[0];
+  auto wait = [&](const timespec* t, const void* m) {
+    if (small)
+      for (int i = 0; i < 3; i++)
+        if (sets[i]) memcpy(sets[i], saved.bits[i], bytes);
+    timespec copy;
+    if (t) copy = *t;
+    struct { const void* mask; size_t size; } packed = {m, 8};
+    return sys(SYS_pselect6, n, long(in), long(out), long(err), t ? long(&copy) : 0, long(&packed));
+  };
+  if (small)
+    for (int i = 0; i < 3; i++)
+      if (sets[i]) memcpy(saved.bits[i], sets[i], bytes);
+  if (!page || !small) return int(ret(wait(timeout, mask)));
+  return int(wait_for_descriptors(timeout ? ns(*timeout) : -1, kSelect, mask, wait));
+}
+EXPORT int select(int n, fd_set* in, fd_set* out, fd_set* err, timeval* tv) {
+  timespec t;
+  if (tv) {
+    if (tv->tv_sec < 0 || tv->tv_usec < 0) {
+      errno = EINVAL;
+      return -1;
+    }
+    t = {tv->tv_sec + tv->tv_usec / 1000000, tv->tv_usec % 1000000 * 1000};
+  }
+  return pselect(n, in, out, err, tv ? &t : nullptr, nullptr);
+}
+
+EXPORT ssize_t recvfrom(int fd, void* b, size_t n, int flags, sockaddr* from, socklen_t* length) {
+  return read_like(fd, flags & MSG_DONTWAIT, kRecv,
+                   [&] { return sys(SYS_recvfrom, fd, long(b), n, flags, long(from), long(length)); });
+}
+EXPORT ssize_t recv(int fd, void* b, size_t n, int flags) { return recvfrom(fd, b, n, flags, nullptr, nullptr); }
+EXPORT ssize_t __recv_chk(int fd, void* b, size_t n, size_t, int flags) { return recv(fd, b, n, flags); }
+EXPORT ssize_t recvmsg(int fd, msghdr* m, int flags) {
+  return read_like(fd, flags & MSG_DONTWAIT, kRecv, [&] { return sys(SYS_recvmsg, fd, long(m), flags); });
+}
+EXPORT ssize_t read(int fd, void* b, size_t n) {
+  return read_like(fd, false, kRead, [&] { return sys(SYS_read, fd, long(b), n); });
+}
+EXPORT ssize_t __read_chk(int fd, void* b, size_t n, size_t) { return read(fd, b, n); }
+EXPORT ssize_t readv(int fd, const iovec* v, int n) {
+  return read_like(fd, false, kRead, [&] { return sys(SYS_readv, fd, long(v), n); });
+}
+EXPORT int accept4(int fd, sockaddr* a, socklen_t* length, int flags) {
+  return int(read_like(fd, false, kAccept, [&] { return sys(SYS_accept4, fd, long(a), long(length), flags); }));
+}
+EXPORT int accept(int fd, sockaddr* a, socklen_t* length) { return accept4(fd, a, length, 0); }

@@ -1,0 +1,55 @@
+// device.cpp: the C interface that the virtual device looks up with dlsym() (docs/architecture.md).
+#include "shim.h"
+
+using namespace revati::warp;
+
+EXPORT int revati_warp_active() { return page != nullptr; }
+
+EXPORT int64_t revati_warp_now_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+EXPORT void revati_warp_wait_until_ns(int64_t t) {
+  if (!page) {
+    timespec at = ts(t);
+    while (sys(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, long(&at), 0) == -EINTR) {}
+    return;
+  }
+  productive();
+  while (sleep_until(t - page->base_mono, kDevice) == EINTR) {}
+}
+
+EXPORT void revati_warp_charge_ns(int64_t ns) {
+  if (!page || ns <= 0) return;
+  if (page->mode == kCharged) {
+    own_slot()->base += ns;
+  } else {
+    self.pending += ns;
+  }
+}
+
+EXPORT void revati_warp_pause() {
+  if (!page || self.pauses++ || page->mode != kCharged) return;
+  own_slot();
+  self.paused_cpu = thread_cpu();
+}
+
+EXPORT void revati_warp_resume() {
+  if (!page || !self.pauses || --self.pauses || page->mode != kCharged) return;
+  own_slot()->cpu += thread_cpu() - self.paused_cpu;
+}
+
+EXPORT int revati_warp_wait_word(uint32_t* word, uint32_t value) {
+  while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value) {
+    if (page) wait_on_word(word, value, false, kNever, kDevice);
+    else sys(SYS_futex, long(word), FUTEX_WAIT, value);
+  }
+  return 0;
+}
+
+EXPORT void revati_warp_wake_word(uint32_t* word) {
+  if (page) publish_memory_send();
+  futex_wake(word, INT_MAX);
+}

@@ -1,0 +1,103 @@
+// page.h: the page that every process of a run maps. It holds the clock and one slot for each thread.
+//
+// Who writes what: the owner of a slot moves it Run -> Wait -> (Ready ->) Run; the timekeeper alone moves
+// Wait or Ready -> Fired. `word` packs (generation << 8 | state), so "left by itself" and "deadline reached"
+// race on one compare-and-swap. A sleeping thread waits on the low half of `word`: a late wake-up of an
+// earlier generation is then only a spurious one.
+#pragma once
+#include <atomic>
+#include <climits>
+#include <cstdint>
+
+namespace revati::warp {
+
+constexpr uint64_t kMagic = 0x31'50'52'41'57'56'45'52;  // "REVWARP1"
+constexpr int kMaxSlots = 4096;
+constexpr int64_t kNever = INT64_MAX;  // a wait without deadline
+constexpr int kWakeSignal = 61;        // blocked everywhere, unblocked only inside ppoll and epoll_pwait
+
+enum State : uint8_t {
+  kFree,
+  kRun,    // may do anything
+  kWait,   // waits for its deadline, or for something another thread does
+  kReady,  // its wait is over; it asks for its turn (deterministic mode only)
+  kFired   // told to run, not there yet
+};
+
+// How the timekeeper wakes a waiting thread, and whether it may.
+enum Kind : uint32_t {
+  kNone,
+  kWord,        // sleeps on the slot word, alone or beside a user word
+  kDescriptor,  // sleeps in a descriptor wait: woken by kWakeSignal
+  kSpin,        // a spinner, parked
+  kBlocked,     // in a plain blocking system call: only the kernel ends it
+  kTimer        // no thread: a virtual timer that belongs to process `pid`
+};
+
+enum Mode : uint32_t { kFreeTime, kCharged, kWall };
+
+// The call a thread waits in, for messages and the log.
+enum Call : uint32_t {
+  kNoCall, kSleep, kYield, kEpoll, kPoll, kSelect, kRead, kRecv, kAccept, kWaitPid, kJoin, kSemaphore,
+  kCondition, kGil, kFutex, kMutex, kSigwait, kDevice, kClockLoop, kStart, kTimerfd, kAlarm, kCalls
+};
+constexpr const char* kCallNames[kCalls] = {
+    "?",          "sleep",     "sched_yield", "epoll_wait", "poll",    "select",       "read",     "recv",
+    "accept",     "waitpid",   "pthread_join", "semaphore", "condition variable", "python lock", "futex",
+    "timed lock", "sigwait",   "device wait", "busy wait on the clock", "start", "timerfd", "alarm"};
+
+struct alignas(128) Slot {
+  std::atomic<uint64_t> word;      // generation << 8 | State
+  std::atomic<int64_t> deadline;   // virtual ns
+  std::atomic<uint32_t> kind;
+  std::atomic<uint32_t> call;
+  std::atomic<uint32_t> pid, tid;  // tid 0: reserved by a parent, not yet taken by the child
+  std::atomic<uint32_t> by;        // thread that reserved it: its death ends the reservation
+  std::atomic<uint32_t> exiting;   // the thread's destructors have run; Run until the kernel has reaped it
+  std::atomic<uint64_t> round;     // spinners: Page::activity when the last empty round began
+  std::atomic<int64_t> base, cpu;  // charged: virtual time and thread CPU time at the last wake
+  std::atomic<int64_t> born;       // virtual time of birth; with `key` the order of turns
+  std::atomic<uint64_t> key;       // the same in every run: parent's key and the ordinal of the child
+  std::atomic<uint64_t> children;
+  std::atomic<int64_t> interval;   // timers: period in ns, 0 for one shot
+  std::atomic<int32_t> target;     // timers: descriptor, or minus the signal number
+};
+
+struct Page {
+  std::atomic<uint64_t> magic;
+  Mode mode;
+  uint32_t serial;                 // one thread at a time, in the order (born, key)
+  uint32_t spin_looks;             // empty looks that make a round
+  uint32_t timekeeper;             // its pid
+  int64_t base_mono, base_boot;    // clocks at virtual time 0
+  std::atomic<int64_t> base_real;  // moves when the program sets the clock
+  int64_t real_start;              // wall: the real monotonic clock at virtual time 0
+  double cpu_factor;
+  int64_t wake_cost;               // charged: host ns added for each wake-up from a real wait
+  alignas(128) std::atomic<int64_t> now;      // virtual ns, never goes back
+  std::atomic<int64_t> skipped;               // wall: ns jumped over so far
+  alignas(128) std::atomic<int32_t> running;  // hint: slots in Run or Fired
+  std::atomic<int32_t> floor;                 // hint: of these, seen blocked in the kernel
+  alignas(128) std::atomic<uint32_t> kick;    // futex word the timekeeper sleeps on
+  std::atomic<uint32_t> asleep;               // the timekeeper does
+  alignas(128) std::atomic<uint64_t> activity;  // grows whenever a wait that is not a spinner's ends
+  std::atomic<uint64_t> sends;                  // grows with every operation that may wake somebody
+  std::atomic<uint64_t> memory_sends;           // of these, those that end waits on words and slots
+  alignas(128) std::atomic<uint32_t> high;      // slots [0, high) were ever used
+  alignas(128) Slot slot[kMaxSlots];
+};
+
+constexpr uint64_t pack(uint64_t generation, State s) { return generation << 8 | s; }
+constexpr State state_of(uint64_t word) { return State(word & 0xff); }
+constexpr uint64_t generation_of(uint64_t word) { return word >> 8; }
+
+// The half of the word that futexes compare (little endian: the low one).
+inline uint32_t* futex_of(Slot* s) { return reinterpret_cast<uint32_t*>(&s->word); }
+inline uint64_t mix(uint64_t a, uint64_t b) {
+  uint64_t x = a * 0x9e3779b97f4a7c15ull + b + 1;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+}  // namespace revati::warp

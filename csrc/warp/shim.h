@@ -1,0 +1,121 @@
+// shim.h: what the files of the preload shim share.
+//
+// Rules every one of them obeys:
+//  - no torch, no Python, no libstdc++ at run time, no malloc on a wait path;
+//  - own waits are raw system calls, so that errno and interposed symbols are never touched by accident;
+//  - a thread that may run has state Run *before* it can do anything that another thread can see;
+//  - without REVATI_CLOCK in the environment every call passes through.
+#pragma once
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "page.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+// The next definition of `name`, looked up once.
+#define NEXT(name)                                                            \
+  ([] {                                                                       \
+    static auto next = reinterpret_cast<decltype(&::name)>(dlsym(RTLD_NEXT, #name)); \
+    return next;                                                              \
+  }())
+
+namespace revati::warp {
+
+inline long sys(long n, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0, long f = 0) {
+  long r;
+  register long r10 asm("r10") = d;
+  register long r8 asm("r8") = e;
+  register long r9 asm("r9") = f;
+  asm volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+               : "rcx", "r11", "memory");
+  return r;
+}
+// A raw result in the manner of libc.
+inline long ret(long r) {
+  if (r < 0 && r > -4096) {
+    errno = int(-r);
+    return -1;
+  }
+  return r;
+}
+inline bool valid(const timespec& t) { return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000; }
+// Saturates: programs say "for ever" with the largest number that fits.
+inline int64_t ns(const timespec& t) {
+  return t.tv_sec > 4000000000 ? kNever / 2 : t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+inline timespec ts(int64_t n) { return {time_t(n / 1000000000), long(n % 1000000000)}; }
+inline void futex_wake(void* word, int n, int flag = 0) { sys(SYS_futex, long(word), FUTEX_WAKE | flag, n); }
+inline int64_t thread_cpu() {
+  timespec t;
+  sys(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, long(&t));
+  return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+// What one thread knows about itself.
+struct Self {
+  Slot* slot;
+  int64_t last_read;   // free: the newest time this thread was told
+  int64_t pending;     // modelled host work that has not been realised yet
+  int64_t paused_cpu;  // thread CPU time when Revati's own work began
+  uint32_t pauses;
+  uint32_t reads;      // clock reads since the last wait
+  volatile int woken;  // set by the handler of kWakeSignal
+  struct Spin {
+    uint32_t looks, reads_before;
+    bool parked;       // parked at least once since the last success
+    uint64_t round, last, shortest, quantum;
+  } spin;
+};
+extern Page* page;  // null: not in a run
+extern __thread Self self __attribute__((tls_model("initial-exec")));
+
+// slots.cpp: life of a slot
+Slot* reserve_slot();                                 // for a child that does not exist yet
+void return_slot(Slot* s, uint64_t word);             // the child never came to be
+void take_slot(Slot* s, uint64_t word);               // by the child; `word` as after reserve_slot()
+void take_new_slot();
+inline Slot* own_slot() {
+  if (__builtin_expect(!self.slot, 0)) take_new_slot();
+  return self.slot;
+}
+
+// waits.cpp: the one way to wait
+void enter_wait(int64_t deadline, Kind kind, Call call);
+bool leave_wait();                                    // true: the timekeeper fired it
+inline bool fired() { return state_of(self.slot->word.load()) == kFired; }
+void sleep_on_slot();                                 // until fired, a signal handler ran, or spuriously
+int sleep_until(int64_t deadline, Call call);         // 0, or EINTR when a signal handler ran
+enum class Woken { changed, deadline, timeout, signal };
+Woken wait_on_word(uint32_t* word, uint32_t value, bool is_private, int64_t deadline, Call call);
+void wait_turn_at_start();                            // deterministic mode: a new thread asks for its turn
+void die_if_abandoned();                              // ends the process when the timekeeper is gone
+struct Blocked {                                      // marks a plain blocking call
+  explicit Blocked(Call call);
+  ~Blocked();
+};
+
+// clocks.cpp
+int64_t now();                                        // virtual ns, this thread's own work included
+int64_t base_of(clockid_t clock);                     // its value at virtual time 0; -1: stays real
+void publish();                                       // before anything another thread can see
+void publish_send();
+void publish_memory_send();
+void start_charging();                                // this thread begins a stretch of work at the clock's time
+
+// spin.cpp
+void empty_look(Call call);                           // a non-blocking look found nothing
+void found_something();
+inline void productive() {
+  self.reads = 0;
+  if (self.spin.looks | self.spin.parked) found_something();
+}
+
+void patch_libzmq();                                  // libzmq.cpp
+}  // namespace revati::warp

@@ -1,0 +1,74 @@
+// oracle.cpp: /proc/<pid>/task/<tid>/stat and schedstat, kept open.
+#include "oracle.h"
+
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace revati::warp {
+
+void Oracle::forget(int slot) {
+  Files& f = files_[size_t(slot)];
+  if (f.stat >= 0) close(f.stat);
+  if (f.schedstat >= 0) close(f.schedstat);
+  f = {};
+}
+
+bool Oracle::open_files(int slot, uint32_t pid, uint32_t tid) {
+  Files& f = files_[size_t(slot)];
+  if (f.stat >= 0 && f.pid == pid && f.tid == tid) return true;
+  forget(slot);
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%u/task/%u/stat", pid, tid);
+  f.stat = open(path, O_RDONLY | O_CLOEXEC);
+  snprintf(path, sizeof path, "/proc/%u/task/%u/schedstat", pid, tid);
+  f.schedstat = open(path, O_RDONLY | O_CLOEXEC);
+  f.pid = pid;
+  f.tid = tid;
+  return f.stat >= 0;
+}
+
+char Oracle::state(int slot, uint32_t pid, uint32_t tid) {
+  if (!open_files(slot, pid, tid)) return 'X';
+  char text[128];
+  ssize_t n = pread(files_[size_t(slot)].stat, text, sizeof text - 1, 0);
+  reads_++;
+  if (n <= 0) return 'X';
+  text[n] = 0;
+  const char* end = strrchr(text, ')');
+  char c = end && end[1] ? end[2] : 'R';
+  return c == 'Z' ? 'X' : c;
+}
+
+bool Oracle::read_schedstat(int slot, uint32_t pid, uint32_t tid, unsigned long long (&out)[3]) {
+  if (!open_files(slot, pid, tid)) return false;
+  char text[96];
+  ssize_t n = pread(files_[size_t(slot)].schedstat, text, sizeof text - 1, 0);
+  reads_++;
+  if (n <= 0) return false;
+  text[n] = 0;
+  return sscanf(text, "%llu %llu %llu", &out[0], &out[1], &out[2]) == 3;
+}
+
+uint64_t Oracle::run_count(int slot, uint32_t pid, uint32_t tid) {
+  unsigned long long v[3];
+  return read_schedstat(slot, pid, tid, v) ? v[2] : ~0ull;
+}
+
+int64_t Oracle::cpu_ns(int slot, uint32_t pid, uint32_t tid) {
+  unsigned long long v[3];
+  return read_schedstat(slot, pid, tid, v) ? int64_t(v[0]) : -1;
+}
+
+std::string describe_thread(uint32_t pid, uint32_t tid) {
+  char path[64], name[64] = "?";
+  snprintf(path, sizeof path, "/proc/%u/task/%u/comm", pid, tid);
+  if (FILE* f = fopen(path, "re")) {
+    if (fgets(name, sizeof name, f)) name[strcspn(name, "\n")] = 0;
+    fclose(f);
+  }
+  return std::string(name) + " (pid " + std::to_string(pid) + ", thread " + std::to_string(tid) + ")";
+}
+
+}  // namespace revati::warp

@@ -1,0 +1,36 @@
+// oracle.h: asks the kernel what threads do. Waiters are never asked: a woken receiver that has not been
+// scheduled yet shows as runnable here, and nowhere else.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace revati::warp {
+
+class Oracle {
+ public:
+  explicit Oracle(int slots) : files_(size_t(slots)) {}
+  // 'R' runs or may run, 'S' sleeps, 'D' and 'T' as in ps, 'X' is no more.
+  char state(int slot, uint32_t pid, uint32_t tid);
+  // Changes whenever the thread is put on a processor.
+  uint64_t run_count(int slot, uint32_t pid, uint32_t tid);
+  // CPU time as of the kernel's last look at it, ns; -1: unknown.
+  int64_t cpu_ns(int slot, uint32_t pid, uint32_t tid);
+  void forget(int slot);
+  uint64_t reads() const { return reads_; }
+
+ private:
+  struct Files {
+    uint32_t pid = 0, tid = 0;
+    int stat = -1, schedstat = -1;
+  };
+  bool open_files(int slot, uint32_t pid, uint32_t tid);
+  bool read_schedstat(int slot, uint32_t pid, uint32_t tid, unsigned long long (&out)[3]);
+  std::vector<Files> files_;
+  uint64_t reads_ = 0;
+};
+
+// "python3 (pid 12, thread 34)"
+std::string describe_thread(uint32_t pid, uint32_t tid);
+
+}  // namespace revati::warp

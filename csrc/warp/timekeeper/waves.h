@@ -1,0 +1,68 @@
+// waves.h: may the clock jump? And: whose turn is it?
+#pragma once
+#include "log.h"
+#include "options.h"
+#include "oracle.h"
+
+#include <string>
+#include <vector>
+
+namespace revati::warp {
+
+enum class Verdict {
+  busy,    // somebody runs
+  again,   // something changed while we looked
+  quiet,   // nobody can run: proved
+  empty    // no thread lives
+};
+
+class Waves {
+ public:
+  Waves(Page* page, const Options& options, EventLog* log);
+
+  // Two waves. Wave 1: every slot waits (its generation is noted), or the kernel says that its thread sleeps in
+  // a call the shim does not know (its run count is noted). Wave 2: the kernel says of every thread that it
+  // sleeps, and nothing noted has changed.
+  Verdict check();
+  // After `quiet`: the next turn, or a look for every spinner, or a jump. False: nobody has a deadline.
+  bool advance();
+  // While somebody runs: wakes those whose deadline the moving clock has passed (charged, wall).
+  void tick();
+  // While somebody computes for long and others are ready: give the next turn all the same.
+  void relieve();
+  // Earliest deadline of all, or kNever.
+  int64_t next_deadline() const;
+  int64_t now() const;
+  // Who waits where; one line each.
+  std::vector<std::string> who_waits() const;
+  std::string who_runs();
+  void free_process(uint32_t pid);  // slots of timers whose process is gone
+
+  Counters counters{};
+  uint64_t oracle_reads() const { return oracle_.reads(); }
+
+ private:
+  struct Seen {
+    int index;
+    uint64_t word, runs;
+  };
+  void bury(int index);
+  bool fire(int index, uint64_t word, const char* event);
+  bool fire_timer(int index, uint64_t word);
+  bool give_turn();
+  bool look_around();
+  void jump_to(int64_t deadline);
+  bool before(int a, int b) const;  // the order of turns
+
+  Page* page_;
+  bool naive_;
+  EventLog* log_;
+  Oracle oracle_;
+  std::vector<Seen> seen_;
+  std::vector<Seen> turns_;  // ready threads that still have a turn in this round, last first
+  int last_busy_ = -1;
+  int64_t last_grant_ = 0;   // real time
+  int64_t runner_cpu_ = -1;  // CPU time of last_busy_ when its turn began
+};
+
+}  // namespace revati::warp

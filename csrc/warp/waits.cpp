@@ -1,0 +1,140 @@
+// waits.cpp: the one way to wait. Every wait of the shim is enter_wait(), a system call, leave_wait().
+//
+// In deterministic mode (Page::serial) a thread whose wait ends by itself does not run on: it becomes Ready
+// and the timekeeper gives it its turn once nobody else runs, in an order that is the same in every run.
+#include "shim.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+namespace revati::warp {
+
+static void tell_timekeeper() {
+  page->kick.fetch_add(1);
+  if (page->asleep.load()) futex_wake(&page->kick, 1);
+}
+
+// The caller's slot is no longer Run. The timekeeper need only look when that was the last one.
+static void stopped_running() {
+  if (page->running.fetch_sub(1) - 1 <= page->floor.load()) tell_timekeeper();
+}
+
+void enter_wait(int64_t deadline, Kind kind, Call call) {
+  Slot* s = own_slot();
+  publish();
+  s->deadline = deadline;
+  s->kind = kind;
+  s->call = call;
+  if (kind == kSpin) s->round = self.spin.round;
+  s->word.store(pack(generation_of(s->word.load(std::memory_order_relaxed)) + 1, kWait));
+  stopped_running();
+}
+
+// A process whose timekeeper was killed would sleep for ever.
+void die_if_abandoned() {
+  if (sys(SYS_kill, page->timekeeper, 0) != -ESRCH) return;
+  static const char text[] = "revati: the timekeeper of this run is gone; the process ends\n";
+  sys(SYS_write, 2, long(text), sizeof text - 1);
+  for (;;) sys(SYS_exit_group, 70);
+}
+
+// Real seconds between two looks at the timekeeper's life.
+static const timespec kPatience = {5, 0};
+
+void sleep_on_slot() {
+  Slot* s = self.slot;
+  uint64_t w = s->word.load();
+  if (state_of(w) == kFired) return;
+  timespec t = kPatience;
+  if (sys(SYS_futex, long(futex_of(s)), FUTEX_WAIT, long(uint32_t(w)), long(&t)) == -ETIMEDOUT) die_if_abandoned();
+}
+
+// The slot is Ready, and not counted as running.
+static void wait_turn() {
+  if (page->running.load() <= page->floor.load()) tell_timekeeper();
+  while (!fired()) sleep_on_slot();
+}
+
+bool leave_wait() {
+  Slot* s = self.slot;
+  uint64_t w = s->word.load();
+  bool by_itself = state_of(w) == kWait &&
+                   s->word.compare_exchange_strong(w, pack(generation_of(w) + 1, page->serial ? kReady : kRun));
+  if (by_itself && page->serial) wait_turn();
+  else if (by_itself) page->running++;
+  uint64_t last = s->word.load();
+  if (state_of(last) == kFired) s->word.store(pack(generation_of(last) + 1, kRun));
+  if (s->kind.load(std::memory_order_relaxed) != kSpin) page->activity++;
+  start_charging();
+  if (page->mode == kCharged && by_itself) s->base += page->wake_cost;
+  self.reads = 0;
+  return !by_itself;
+}
+
+void wait_turn_at_start() {
+  if (!page->serial) return;
+  Slot* s = self.slot;
+  s->call = kStart;
+  s->word.store(pack(generation_of(s->word.load()) + 1, kReady));
+  stopped_running();
+  wait_turn();
+  s->word.store(pack(generation_of(s->word.load()) + 1, kRun));
+  start_charging();
+}
+
+int sleep_until(int64_t deadline, Call call) {
+  if (deadline <= now()) return 0;
+  enter_wait(deadline, kWord, call);
+  for (;;) {
+    Slot* s = self.slot;
+    uint64_t w = s->word.load();
+    if (state_of(w) == kFired) break;
+    timespec t = kPatience;
+    long r = sys(SYS_futex, long(futex_of(s)), FUTEX_WAIT, long(uint32_t(w)), long(&t));
+    if (r == -EINTR && !fired()) {
+      return leave_wait() ? 0 : EINTR;
+    }
+    if (r == -ETIMEDOUT) die_if_abandoned();
+  }
+  leave_wait();
+  return 0;
+}
+
+static bool changed(uint32_t* word, uint32_t value) { return __atomic_load_n(word, __ATOMIC_ACQUIRE) != value; }
+
+Woken wait_on_word(uint32_t* word, uint32_t value, bool is_private, int64_t deadline, Call call) {
+  productive();
+  enter_wait(deadline, kWord, call);
+  Woken why = Woken::deadline;
+  for (;;) {
+    Slot* s = self.slot;
+    uint64_t w = s->word.load();
+    if (state_of(w) == kFired) break;
+    futex_waitv on[2] = {{value, uint64_t(word), uint32_t(FUTEX_32 | (is_private ? FUTEX_PRIVATE_FLAG : 0)), 0},
+                         {uint32_t(w), uint64_t(futex_of(s)), FUTEX_32, 0}};
+    timespec until;
+    sys(SYS_clock_gettime, CLOCK_MONOTONIC, long(&until));
+    until.tv_sec += kPatience.tv_sec;
+    long r = sys(SYS_futex_waitv, long(on), 2, 0, long(&until), CLOCK_MONOTONIC);
+    if (r == 0 || changed(word, value)) {
+      why = Woken::changed;
+      break;
+    }
+    if (r == -EINTR && !fired()) {
+      why = Woken::signal;
+      break;
+    }
+    if (r == -ETIMEDOUT) die_if_abandoned();
+  }
+  leave_wait();
+  return why == Woken::deadline && changed(word, value) ? Woken::changed : why;
+}
+
+Blocked::Blocked(Call call) {
+  productive();
+  enter_wait(kNever, kBlocked, call);
+}
+Blocked::~Blocked() { leave_wait(); }
+
+}  // namespace revati::warp

@@ -1,0 +1,40 @@
+"""``python -m revati.clock [options] -- COMMAND``: virtual time without the virtual GPU."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from revati.clock.launch import CPU_TIME_MODES, ClockError, launch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    at = given.index("--") if "--" in given else len(given)
+    parser = argparse.ArgumentParser(prog="python -m revati.clock", description=__doc__)
+    parser.add_argument("--cpu-time", choices=CPU_TIME_MODES, default="charged", help="what moves the clock besides waits")
+    parser.add_argument("--cpu-factor", type=float, default=1.0, help="host CPU time times this is charged")
+    parser.add_argument("--epoch", type=float, help="wall clock at the start, seconds since 1970")
+    parser.add_argument("--time-log", help="write every change of the clock to this file")
+    parser.add_argument("--stats", dest="stats_file", help="write statistics to this file")
+    parser.add_argument("--run-dir", help="private directory of the run")
+    parser.add_argument("--exit-when-stuck", action="store_true", help="exit 3 when all wait without a deadline")
+    parser.add_argument("--parallel", action="store_true", help="free: do not run threads one at a time")
+    parser.add_argument("--allow-real-time", action="store_true", help="run programs that cannot be covered in real time")
+    parser.add_argument("--quiet", action="store_true", help="no closing line")
+    parser.add_argument("--grace", type=float, default=10.0, help="real seconds a command has to end after a signal")
+    options = vars(parser.parse_args(given[:at]))
+    extra = [f"--{n}" for n in ("parallel", "quiet") if options.pop(n)]
+    if options.pop("allow_real_time"):
+        extra.append("--allow-real-time")
+    extra += ["--grace", repr(options.pop("grace"))]
+    try:
+        return launch(given[at + 1 :], extra=extra, **options)
+    except ClockError as error:
+        print(f"revati: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Start a command in virtual time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+CPU_TIME_MODES = ("charged", "free", "wall")
+
+
+class ClockError(Exception):
+    """The run cannot start; the message says what was expected and the next step."""
+
+
+def native_dir() -> Path:
+    """Folder with the shim and the timekeeper: ``REVATI_NATIVE``, or ``revati/native``."""
+    override = os.environ.get("REVATI_NATIVE")
+    return Path(override) if override else Path(__file__).resolve().parent.parent / "native"
+
+
+def _native(name: str) -> Path:
+    path = native_dir() / name
+    if not path.is_file():
+        raise ClockError(f"{path} is missing: build it with `make -C csrc/warp OUT={native_dir()}`")
+    return path
+
+
+def _default_run_dir() -> Path:
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK | os.X_OK) else None
+    return Path(tempfile.mkdtemp(prefix="revati-run.", dir=parent))
+
+
+def timekeeper_argv(
+    argv: Sequence[str],
+    *,
+    run_dir: str | os.PathLike[str],
+    cpu_time: str = "charged",
+    cpu_factor: float = 1.0,
+    epoch: float | None = None,
+    time_log: str | os.PathLike[str] | None = None,
+    exit_when_stuck: bool = False,
+    stats_file: str | os.PathLike[str] | None = None,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """The timekeeper's command line for a run of ``argv``."""
+    if cpu_time not in CPU_TIME_MODES:
+        raise ClockError(f"--cpu-time: got {cpu_time!r}, expected one of {', '.join(CPU_TIME_MODES)}")
+    if not cpu_factor > 0:
+        raise ClockError(f"--cpu-factor: got {cpu_factor}, expected a number above 0")
+    if not argv:
+        raise ClockError("no command given; write it after --")
+    line = [
+        str(_native("revati-timekeeper")),
+        *("--shim", str(_native("librevati_warp.so"))),
+        *("--run-dir", str(run_dir)),
+        *("--cpu-time", cpu_time),
+        *("--cpu-factor", repr(float(cpu_factor))),
+    ]
+    if epoch is not None:
+        line += ["--epoch", repr(float(epoch))]
+    if time_log is not None:
+        line += ["--time-log", str(time_log)]
+    if stats_file is not None:
+        line += ["--stats", str(stats_file)]
+    if exit_when_stuck:
+        line.append("--exit-when-stuck")
+    return [*line, *extra, "--", *map(str, argv)]
+
+
+def launch(
+    argv: Sequence[str],
+    *,
+    cpu_time: str = "charged",
+    cpu_factor: float = 1.0,
+    epoch: float | None = None,
+    time_log: str | os.PathLike[str] | None = None,
+    exit_when_stuck: bool = False,
+    env: Mapping[str, str] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    stats_file: str | os.PathLike[str] | None = None,
+    extra: Sequence[str] = (),
+) -> int:
+    """Run ``argv`` and all its children in one virtual time and return the command's exit code.
+
+    Signals are passed on to the command. The timekeeper writes one closing line to stderr and, where
+    ``stats_file`` is given, statistics that :func:`revati.clock.stats.read_stats` reads.
+    ``extra`` are further options of the timekeeper.
+
+    Raises:
+        ClockError: an argument makes no sense, or the native parts are not built.
+    """
+    own_dir = run_dir is None
+    folder = _default_run_dir() if run_dir is None else Path(run_dir)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "clock").unlink(missing_ok=True)
+        line = timekeeper_argv(
+            argv,
+            run_dir=folder,
+            cpu_time=cpu_time,
+            cpu_factor=cpu_factor,
+            epoch=epoch,
+            time_log=time_log,
+            exit_when_stuck=exit_when_stuck,
+            stats_file=stats_file,
+            extra=extra,
+        )
+        return _wait(line, dict(os.environ if env is None else env))
+    except OSError as error:
+        raise ClockError(f"cannot start the run in {folder}: {error}") from error
+    finally:
+        if own_dir:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(line: list[str], env: dict[str, str]) -> int:
+    """Run the timekeeper, pass signals on, return its exit code."""
+    forwarded = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _frame: object) -> None:
+        if process is not None:
+            process.send_signal(number)
+
+    main_thread = True
+    old = {}
+    try:
+        for number in forwarded:
+            old[number] = signal.signal(number, forward)
+        # The terminal sends its own to the whole group: the command decides what it means.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            old[number] = signal.signal(number, lambda *_: None)
+    except ValueError:  # not the main thread: signals are the caller's business
+        main_thread = False
+    try:
+        process = subprocess.Popen(line, env=env)
+        code = process.wait()
+    finally:
+        if main_thread:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
