@@ -88,6 +88,7 @@ struct Run {
   int status = 0;
   bool ended = false;
   int nice = 0;
+  long processors = sysconf(_SC_NPROCESSORS_ONLN);
   int64_t end_ns = 0, nap = 20'000;
   int64_t quiet_since = 0, moved_at = 0, last_now = -1, last_reap = 0, enforce_at = 0;
   bool told_stuck = false, told_frozen = false, stuck_exit = false;
@@ -99,6 +100,7 @@ struct Run {
   void pass_signals();
   void when_stuck();
   void when_busy();
+  void linger(uint32_t kick);
   void sleep(uint32_t kick);
   void step();
   int finish();
@@ -194,6 +196,12 @@ void Run::when_busy() {
   }
 }
 
+// A turn is often short, and to wake from a halted processor costs more than the turn.
+void Run::linger(uint32_t kick) {
+  if (processors < 2) return;
+  for (int64_t until = real_now() + 40'000; page->kick == kick && real_now() < until;) __builtin_ia32_pause();
+}
+
 void Run::sleep(uint32_t kick) {
   page->asleep = 1;
   if (page->kick == kick) {
@@ -212,6 +220,7 @@ void Run::step() {
       if (waves.advance()) {
         nap = 20'000;
         quiet_since = 0;
+        linger(kick);
       } else {
         when_stuck();
       }

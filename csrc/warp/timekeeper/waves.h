@@ -59,6 +59,12 @@ class Waves {
   EventLog* log_;
   Oracle oracle_;
   std::vector<Seen> seen_;
+  // Waits on words and slots that were proved asleep hold until somebody makes a memory send: only that, a
+  // signal or the timekeeper ends them. Descriptors and unknown calls are asked for every time.
+  std::vector<uint64_t> proved_ = std::vector<uint64_t>(kMaxSlots);
+  uint64_t proved_sends_ = ~0ull;
+  int64_t proved_at_ = 0;
+  bool still_asleep(const Seen& e) const;
   std::vector<Seen> turns_;  // ready threads that still have a turn in this round, last first
   int last_busy_ = -1;
   int64_t last_grant_ = 0;   // real time
