@@ -40,7 +40,7 @@ def boot_dir() -> Path:
 
 
 def stub_dirs() -> list[Path]:
-    """Folders with the libraries that official GPU wheels link against: our stubs, then CUDA's own runtime."""
+    """Folders of the libraries that official GPU wheels link against: our stubs, then CUDA's runtime."""
     folders = [Path(revati.__file__).resolve().parent / "native" / "stubs"]
     spec = PathFinder.find_spec("nvidia")
     for location in (spec.submodule_search_locations or []) if spec else []:

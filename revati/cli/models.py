@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from revati.cli.errors import CliError
+from revati.cli.options import ModelConfigs
 
 if TYPE_CHECKING:
     from revati.models.catalogue import ModelEntry
@@ -25,17 +26,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
 
 
-_CONFIGS = typer.Option(None, "--model-configs", help="Folder with further ORG/NAME/config.json models.")
-
-
-def list_command(context: typer.Context, model_configs: list[Path] = _CONFIGS) -> None:
+def list_command(context: typer.Context, model_configs: ModelConfigs = None) -> None:
     """List the models that can be named by id."""
     if context.invoked_subcommand is not None:
         return
     from revati.models.catalogue import list_models
 
     table = Table(box=box.SIMPLE_HEAD)
-    for header in ("model", "type", "layers", "hidden", "vocabulary", "quantisation"):
+    table.add_column("model", no_wrap=True)
+    for header in ("type", "layers", "hidden", "vocabulary", "quantisation"):
         table.add_column(header)
     for entry in list_models(tuple(model_configs or ())):
         config = entry.config()
@@ -51,7 +50,7 @@ def list_command(context: typer.Context, model_configs: list[Path] = _CONFIGS) -
     Console(highlight=False).print(table)
 
 
-def path_command(model: str = typer.Argument(...), model_configs: list[Path] = _CONFIGS) -> None:
+def path_command(model: Annotated[str, typer.Argument()], model_configs: ModelConfigs = None) -> None:
     """Print a folder an engine can load MODEL from (config and local tokenizer), making it if need be."""
     from revati.models.materialise import materialise
 
@@ -59,11 +58,11 @@ def path_command(model: str = typer.Argument(...), model_configs: list[Path] = _
 
 
 def sharegpt_command(
-    model: str = typer.Argument(...),
-    output: Path = typer.Argument(..., help="File to write."),
-    count: int = typer.Option(1000, help="Number of conversations."),
-    seed: int = typer.Option(0),
-    model_configs: list[Path] = _CONFIGS,
+    model: Annotated[str, typer.Argument()],
+    output: Annotated[Path, typer.Argument(help="File to write.")],
+    count: Annotated[int, typer.Option(help="Number of conversations.")] = 1000,
+    seed: int = 0,
+    model_configs: ModelConfigs = None,
 ) -> None:
     """Write a dataset with ShareGPT-like lengths for MODEL, for `--dataset-name sharegpt --dataset-path`."""
     from revati.models.sharegpt import write_dataset

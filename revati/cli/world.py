@@ -1,4 +1,4 @@
-"""Starts one command in a world of its own, virtual clock and virtual GPU, and gathers what it left behind."""
+"""Starts one command in a world of its own (clock and GPU are virtual) and gathers what it left behind."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from revati.cli.errors import CliError
 from revati.report.ops import OpsSummary, load_json, summarize_run_dir
 
 DEFAULT_CPU_FACTOR = 1.0
+FREE_EPOCH_S = 1_767_225_600.0  # 2026-01-01: `free` runs start at one date, so their results are identical
 _STATS_FILE = "clock-stats.json"
 
 
@@ -33,10 +34,13 @@ class WorldResult:
     @property
     def virtual_s(self) -> float | None:
         """Virtual seconds that passed in the run, if the clock said so."""
-        for key, scale in (("virtual_ns", 1e9), ("virtual_time_ns", 1e9), ("virtual_s", 1.0)):
-            if key in self.clock:
-                return float(self.clock[key]) / scale
-        return None
+        value = self.clock.get("virtual_s")
+        return None if value is None else float(value)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the run was ended because every process waited and no deadline was left."""
+        return bool(self.clock.get("stuck"))
 
     @property
     def speed_up(self) -> float | None:
@@ -78,8 +82,10 @@ def check_gpu(gpu: str) -> None:
 
 
 def make_run_dir() -> Path:
-    """Create the private (0700) directory of one run."""
-    return Path(tempfile.mkdtemp(prefix="revati-"))
+    """Create the private (0700) directory of one run, in memory where the system has a place for that."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK | os.X_OK) else None
+    return Path(tempfile.mkdtemp(prefix="revati-", dir=parent))
 
 
 def run_world(
@@ -100,17 +106,20 @@ def run_world(
     if executable is None:
         raise CliError(f"command not found: {command[0]}", exit_code=127)
     started = time.monotonic()
-    exit_code = clock.launch(
-        [executable, *command[1:]],
-        cpu_time=options.cpu_time,
-        cpu_factor=DEFAULT_CPU_FACTOR if options.cpu_factor is None else options.cpu_factor,
-        epoch=None,
-        time_log=options.time_log,
-        exit_when_stuck=True,
-        env=env,
-        run_dir=run_dir,
-        stats_file=run_dir / _STATS_FILE,
-    )
+    try:
+        exit_code = clock.launch(
+            [executable, *command[1:]],
+            cpu_time=options.cpu_time,
+            cpu_factor=DEFAULT_CPU_FACTOR if options.cpu_factor is None else options.cpu_factor,
+            epoch=FREE_EPOCH_S if options.cpu_time == "free" else None,
+            time_log=options.time_log,
+            exit_when_stuck=True,
+            env=env,
+            run_dir=run_dir,
+            stats_file=run_dir / _STATS_FILE,
+        )
+    except clock.ClockError as error:
+        raise CliError(f"the virtual clock cannot start: {error}", exit_code=1) from None
     wall_s = time.monotonic() - started
     return WorldResult(
         exit_code=exit_code,

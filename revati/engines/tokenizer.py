@@ -1,9 +1,9 @@
 """Makes a fast tokenizer with a model's exact vocabulary size where the real one cannot be fetched.
 
-It is a byte-level BPE, so any text can be encoded. Almost every id is an invented four-letter word with its leading
-space: a list of word ids decodes to text that encodes to the same ids, which is what load generators rely on to
-get prompts of a wanted length. Real prose costs about two characters a token here, roughly twice as many tokens
-as with a real tokenizer: for measured text, bring the real one (`--tokenizer PATH`).
+It is a byte-level BPE, so any text can be encoded. Almost every id is an invented four-letter word with its
+leading space: a list of word ids decodes to text that encodes to the same ids, which is what load generators
+rely on to get prompts of a wanted length. Real prose costs about two characters a token here, about twice as
+many tokens as with a real tokenizer: for measured text, bring the real one (`--tokenizer PATH`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def _llama3() -> Family:
 
 def _qwen() -> Family:
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    names += [f"<|{part}_{side}|>" for part in ("object_ref", "box", "quad", "vision") for side in ("start", "end")]
+    names += [
+        f"<|{part}_{side}|>" for part in ("object_ref", "box", "quad", "vision") for side in ("start", "end")
+    ]
     names += ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>"]
     names += [f"<|{part}|>" for part in ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad")]
     names += ["<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
@@ -144,18 +146,21 @@ def _byte_alphabet() -> list[str]:
 
 
 def build_vocabulary(family: Family, vocab_size: int) -> dict[str, int]:
-    """Token to id, `vocab_size` entries: special tokens at their ids, bytes, letter pairs, then invented words."""
+    """Token to id, `vocab_size` entries: special tokens at their ids, then bytes, letter pairs, words."""
     taken = set(family.specials.values())
     free = iter(token_id for token_id in range(vocab_size) if token_id not in taken)
     pairs = ["".join(pair) for pair in itertools.product(string.ascii_lowercase, repeat=2)]
     words = (
-        _SPACE + "".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=_WORD_LETTERS)
+        _SPACE + "".join(letters)
+        for letters in itertools.product(string.ascii_lowercase, repeat=_WORD_LETTERS)
     )
     vocabulary = dict(family.specials)
     for token, token_id in zip(itertools.chain(_byte_alphabet(), pairs, words), free, strict=False):
         vocabulary[token] = token_id
     if len(vocabulary) != vocab_size:
-        raise ValueError(f"vocabulary size {vocab_size} is too large for invented words of {_WORD_LETTERS} letters")
+        raise ValueError(
+            f"vocabulary size {vocab_size} is too large for invented words of {_WORD_LETTERS} letters"
+        )
     return vocabulary
 
 
@@ -204,7 +209,9 @@ def _special_names(family: Family, vocabulary: dict[str, int]) -> list[str]:
 
 
 def _settings(family: Family, config: dict[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
-    longest = config.get("max_position_embeddings") or (config.get("text_config") or {}).get("max_position_embeddings")
+    longest = config.get("max_position_embeddings") or (config.get("text_config") or {}).get(
+        "max_position_embeddings"
+    )
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,

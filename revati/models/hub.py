@@ -1,8 +1,8 @@
 """A private view of the hub cache in which models of our catalogue look as if they had been downloaded.
 
-An engine that is told a hub id while the hub is out of reach looks into `$HF_HUB_CACHE`. Each run gets a cache
-folder of its own that links the user's real entries and adds those catalogue models that the command names,
-so `vllm serve meta-llama/Llama-3.1-8B-Instruct` works unchanged. The user's own cache is never written.
+An engine that is told a hub id while the hub is out of reach looks into `$HF_HUB_CACHE`. Each run gets a
+cache folder of its own that links the user's real entries and adds the catalogue models that the command
+names, so `vllm serve meta-llama/Llama-3.1-8B-Instruct` works unchanged. The user's cache is never written.
 """
 
 from __future__ import annotations

@@ -24,12 +24,14 @@ def cache_root() -> Path:
 def materialise(entry: ModelEntry, root: Path | None = None) -> Path:
     """Return a folder with the model's files and a tokenizer, made on first use.
 
-    A tokenizer that already lies beside the config is kept; otherwise one is made (`revati.engines.tokenizer`).
+    A tokenizer beside the config is kept; otherwise one is made (`revati.engines.tokenizer`).
     """
     from revati.engines import tokenizer
 
     files = _model_files(entry.folder)
-    target = (root or cache_root()) / f"{entry.model_id.replace('/', '--')}-{_digest(files, tokenizer.VERSION)}"
+    target = (
+        root or cache_root()
+    ) / f"{entry.model_id.replace('/', '--')}-{_digest(files, tokenizer.VERSION)}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Writes a dataset file in ShareGPT's format with chat-like lengths, from a seed and nothing else.
 
-Prompt and answer lengths are log-normal, clipped to what `vllm bench serve` keeps of ShareGPT (prompt 4..1024,
-prompt + answer up to 2048 tokens). The text is random words of the local tokenizer: lengths are exact in its
-tokens and prompts share no prefix. With wanted totals, the lengths are scaled to sum up to them exactly.
+Lengths are log-normal, clipped to what `vllm bench serve` keeps of ShareGPT (prompts of 4 to 1024 tokens,
+prompt and answer up to 2048 together). The text is random words of the local tokenizer: lengths are exact in
+its tokens and prompts share no prefix. With wanted totals, the lengths are scaled to sum up to them exactly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ MAX_TOTAL_TOKENS = 2048
 class LengthModel:
     """Log-normal lengths in tokens: medians and standard deviations of the logarithm.
 
-    The defaults give the means that ShareGPT has with a Llama tokenizer after filtering (about 220 tokens in and
-    200 out) and its wide spread.
+    The defaults have a mean near 190 tokens in and 240 out and a wide spread, as filtered ShareGPT has.
     """
 
     prompt_median: float = 90.0
@@ -59,7 +58,7 @@ def sample_lengths(
 def _fit_total(
     values: NDArray[numpy.float64], low: int, high: NDArray[numpy.int64], total: int | None
 ) -> NDArray[numpy.int64]:
-    """Round into [low, high]; if a total is wanted, scale first (bisection), then give out the rounding rest."""
+    """Round into [low, high]; if a total is wanted, scale first, then hand out the rounding rest."""
     if total is None:
         return numpy.clip(numpy.rint(values), low, high).astype(numpy.int64)
     if not low * len(values) <= total <= int(high.sum()):
@@ -95,7 +94,7 @@ def make_dataset(
 ) -> list[dict[str, Any]]:
     """Build conversations of the given lengths for the local tokenizer of a model.
 
-    Lengths count the tokens that `tokenizer(text)` gives, so one BOS token is included where the family has one.
+    Lengths count the tokens that `tokenizer(text)` gives, one BOS included where the family has it.
     """
     from revati.engines.tokenizer import family_of, vocab_size_of, words_of
 

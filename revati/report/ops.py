@@ -64,7 +64,7 @@ class OpsSummary(BaseModel):
 
 
 def read_process_reports(run_dir: Path) -> tuple[list[ProcessReport], list[str]]:
-    """Read all per-process reports; returns them and the names of files that are damaged (a killed process)."""
+    """Read all per-process reports; returns them and the names of damaged files (killed processes)."""
     reports: list[ProcessReport] = []
     damaged: list[str] = []
     for path in sorted(run_dir.glob("ops-*.json")):
@@ -82,9 +82,7 @@ def merge_reports(reports: Iterable[ProcessReport], damaged: Iterable[str] = ())
     for report in reports:
         for op in report.ops:
             key = (op.name, op.family, op.confidence)
-            total = by_op.setdefault(
-                key, OpTotal(name=op.name, family=op.family, confidence=op.confidence)
-            )
+            total = by_op.setdefault(key, OpTotal(name=op.name, family=op.family, confidence=op.confidence))
             total.count += op.count
             total.total_ns += op.total_ns
     ops = sorted(by_op.values(), key=lambda op: (-op.total_ns, op.name, op.confidence))
@@ -123,9 +121,7 @@ def _family_totals(ops: list[OpTotal], whole_ns: float) -> list[FamilyTotal]:
         entry[0] += op.count
         entry[1] += op.total_ns
     rows = [
-        FamilyTotal(
-            family=family, count=int(count), total_ns=ns, share=ns / whole_ns if whole_ns else 0.0
-        )
+        FamilyTotal(family=family, count=int(count), total_ns=ns, share=ns / whole_ns if whole_ns else 0.0)
         for family, (count, ns) in totals.items()
     ]
     return sorted(rows, key=lambda row: (-row.total_ns, row.family))

@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def run_block(result: WorldResult) -> dict[str, Any]:
-    """The `revati` block of a result file. Keys under `wall` differ between identical runs, all others do not."""
+    """The `revati` block of a result file. Only `wall` differs between identical `free` runs."""
     options = result.options
     return {
         "gpu": options.gpu,
@@ -60,6 +60,8 @@ def print_run_summary(result: WorldResult, console: Console) -> None:
     if result.speed_up is not None:
         time_line += f", {result.speed_up:.2f}x"
     console.print(f"[bold]revati[/] {options.gpus} x {options.gpu}, cpu time {options.cpu_time}: {time_line}")
+    if result.stuck:
+        console.print("[red]ended early: every process waited, and none had a deadline (a deadlock)[/]")
     if result.ops.families:
         console.print(family_table(result))
         console.print(_confidence_line(result.ops.confidence_share))

@@ -1,0 +1,189 @@
+"""Builds the two commands of a serving benchmark from what the user asked and what an emulated run needs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from revati.bench.flags import FlagError, SortedFlags
+
+LOOPBACK = "127.0.0.1"
+CLIENT_RESULT = "client.json"
+SERVER_LOG = "server.log"
+STATUS = "bench-status.json"
+METRICS = "metrics.txt"
+_VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
+
+# Dynamo and the graph split stay on; only inductor's code generation is left out (no GPU to compile for), and
+# the fused custom ops stand for its fused kernels.
+EMULATED_COMPILATION: dict[str, Any] = {"backend": "eager", "custom_ops": ["all"]}
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What the driver carries out. All paths lie in the run directory."""
+
+    model: str
+    gpus_needed: int
+    server_command: list[str]
+    client_command: list[str]
+    base_url: str
+    run_dir: Path
+    ready_timeout_s: float = 3600.0
+    stop_timeout_s: float = 60.0
+
+    def to_json(self) -> str:
+        """The plan as the driver reads it."""
+        return json.dumps(dict(vars(self), run_dir=str(self.run_dir)), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> BenchPlan:
+        """Read a plan written by `to_json`."""
+        raw = json.loads(text)
+        return cls(**dict(raw, run_dir=Path(raw["run_dir"])))
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def gpus_needed(flags: SortedFlags) -> int:
+    """Tensor x pipeline x data parallel size of the engine flags."""
+    product = 1
+    for name in ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"):
+        text = flags.value(name)
+        if text is None:
+            continue
+        if not text.isdigit() or int(text) < 1:
+            raise FlagError(f"{name} must be a positive number, got {text!r}")
+        product *= int(text)
+    return product
+
+
+def merged_compilation_config(flags: SortedFlags) -> tuple[list[str], list[str]]:
+    """(server arguments without the user's compilation config, that config merged over ours as arguments).
+
+    Keys that the user sets win. Dotted keys (`--compilation-config.mode 3`) are left to vLLM.
+    """
+    kept: list[str] = []
+    user: dict[str, Any] = {}
+    index = 0
+    words = flags.server
+    while index < len(words):
+        name, equals, value = words[index].partition("=")
+        index += 1
+        if name not in ("--compilation-config", "-cc"):
+            kept.append(words[index - 1])
+            continue
+        if not equals:
+            value = words[index]
+            index += 1
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            raise FlagError(f"--compilation-config must be a JSON object, got {value!r}") from None
+        if not isinstance(parsed, dict):
+            raise FlagError(f"--compilation-config must be a JSON object, got {value!r}")
+        user.update(parsed)
+    merged = {**EMULATED_COMPILATION, **user}
+    dotted = {
+        word.partition("=")[0].partition(".")[2] for word in kept if word.startswith("--compilation-config.")
+    }
+    own = {key: value for key, value in merged.items() if key not in dotted}
+    return kept, ["--compilation-config", json.dumps(own, sort_keys=True)]
+
+
+def make_plan(
+    flags: SortedFlags,
+    run_dir: Path,
+    *,
+    model: str,
+    engine_model: str | None = None,
+) -> BenchPlan:
+    """Complete the user's flags to the two commands.
+
+    `model` is the name requests use; `engine_model` the path or id the engine loads (default: the same).
+    """
+    engine_model = engine_model or model
+    host = flags.value("--host") or LOOPBACK
+    port_text = flags.value("--port")
+    port = int(port_text) if port_text and port_text.isdigit() else free_port()
+    if port_text and not port_is_free(host, port):
+        raise FlagError(f"port {port} on {host} is in use; leave --port out to get a free one")
+    kept, compilation = merged_compilation_config(flags)
+    server = [*_VLLM, "serve", engine_model, *_without(kept, "--model", 1), *compilation]
+    client = [*_VLLM, "bench", "serve", *_without(flags.client, "--model", 1), "--model", model]
+    if engine_model != model:
+        server += _unless(flags, "--served-model-name", model)
+        client += _unless(flags, "--tokenizer", engine_model)
+    for command in (server, client):
+        command += _unless(flags, "--host", host) + ([] if port_text else ["--port", str(port)])
+    server += _unless(flags, "--load-format", "dummy")
+    client = _own_result_file(client, run_dir)
+    client += _unless(flags, "--percentile-metrics", "ttft,tpot,itl,e2el")
+    client += _unless(flags, "--request-id-prefix", "bench-")
+    return BenchPlan(
+        model=model,
+        gpus_needed=gpus_needed(flags),
+        server_command=server,
+        client_command=client,
+        base_url=f"http://{host}:{port}",
+        run_dir=run_dir,
+    )
+
+
+def _unless(flags: SortedFlags, name: str, value: str) -> list[str]:
+    return [] if name in flags.values else [name, value]
+
+
+def _without(words: Sequence[str], name: str, values: int) -> list[str]:
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        if skip:
+            skip -= 1
+        elif word == name:
+            skip = values
+        elif not word.startswith(name + "="):
+            kept.append(word)
+    return kept
+
+
+def _own_result_file(client: Sequence[str], run_dir: Path) -> list[str]:
+    """The client always saves everything into the run directory; what reaches the user is cut from that."""
+    words = list(client)
+    for name, values in (
+        ("--save-result", 0),
+        ("--save-detailed", 0),
+        ("--result-dir", 1),
+        ("--result-filename", 1),
+    ):
+        words = _without(words, name, values)
+    return [
+        *words,
+        "--save-result",
+        "--save-detailed",
+        "--result-dir",
+        str(run_dir),
+        "--result-filename",
+        CLIENT_RESULT,
+    ]

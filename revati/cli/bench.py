@@ -1,0 +1,110 @@
+"""`revati bench vllm`: server and load generator in one virtual world, with both programs' own flags."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from revati.cli import options
+from revati.cli.environment import RunOptions
+from revati.cli.world import check_options, make_run_dir, remove_run_dir
+
+if TYPE_CHECKING:
+    from revati.bench.session import BenchOutcome
+
+_EPILOG = (
+    "All other flags are those of `vllm serve` and `vllm bench serve`, as they are. "
+    "Example: revati bench vllm --gpu h100_sxm --model meta-llama/Llama-3.1-8B-Instruct "
+    "--dataset-name random --random-input-len 1024 --random-output-len 128 --request-rate 8 --result out.json"
+)
+
+
+def build_app() -> typer.Typer:
+    """The `bench` group."""
+    app = typer.Typer(help="Serving benchmarks on virtual GPUs.", no_args_is_help=True, rich_markup_mode=None)
+    app.callback()(_group)
+    app.command(
+        "vllm",
+        epilog=_EPILOG,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(vllm)
+    return app
+
+
+def _group() -> None:
+    """Serving benchmarks on virtual GPUs."""
+
+
+def vllm(
+    context: typer.Context,
+    gpu: options.Gpu = None,
+    gpus: Annotated[int | None, typer.Option(help="How many; default: what the parallelism needs.")] = None,
+    cpu_time: options.CpuTime = "charged",
+    cpu_factor: options.CpuFactor = None,
+    latency: options.Latency = "profile",
+    strict: options.Strict = False,
+    result: Annotated[Path | None, typer.Option(help="Write the result JSON here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a one-file report here.")] = None,
+    trace: options.Trace = None,
+    time_log: options.TimeLog = None,
+    server_log: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
+    output_lengths: options.OutputLengths = None,
+    model_configs: options.ModelConfigs = None,
+    keep_run_dir: options.KeepRunDir = False,
+) -> int:
+    """Serve a model on virtual GPUs under load and report the latencies that real ones would give."""
+    gpu = options.required_gpu(gpu)
+    run_options = RunOptions(
+        gpu=gpu,
+        gpus=1 if gpus is None else gpus,
+        cpu_time=cpu_time,
+        cpu_factor=cpu_factor,
+        latency=latency,
+        strict=strict,
+        trace=trace,
+        time_log=time_log,
+        output_lengths=output_lengths,
+        model_config_dirs=tuple(model_configs or ()),
+    )
+    check_options(run_options)
+    for name, path in (("--result", result), ("--html", html), ("--server-log", server_log)):
+        options.check_output(name, path)
+    from revati.bench import session
+
+    run_dir = make_run_dir()
+    try:
+        request = session.BenchRequest(words=list(context.args), options=run_options, gpus=gpus)
+        outcome = session.run(request, run_dir)
+        _write_outputs(outcome, result, html, server_log, run_dir)
+    finally:
+        remove_run_dir(run_dir, keep=keep_run_dir)
+    if keep_run_dir:
+        print(f"run directory kept: {run_dir}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def _write_outputs(
+    outcome: BenchOutcome, result: Path | None, html: Path | None, server_log: Path | None, run_dir: Path
+) -> None:
+    from revati.bench.driver import log_tail
+    from revati.bench.plan import SERVER_LOG
+    from revati.report.bench_summary import print_bench_summary
+
+    bench = outcome.result
+    if server_log is not None and (run_dir / SERVER_LOG).is_file():
+        shutil.copyfile(run_dir / SERVER_LOG, server_log)
+    if bench.error:
+        print("\n".join(log_tail(run_dir)), file=sys.stderr)
+        print(f"revati: {bench.error}", file=sys.stderr)
+    if result is not None:
+        result.write_text(bench.to_json(detailed=outcome.detailed))
+    if html is not None and bench.client:
+        from revati.report.html import write_html
+
+        write_html(bench, html)
+    print_bench_summary(bench, outcome.world, Console(stderr=True, highlight=False))

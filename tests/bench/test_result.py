@@ -1,0 +1,135 @@
+"""From what a run leaves behind to the result file and the report page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from revati.bench.engine_log import counters, read_engine, read_samples, request_parts_ms
+from revati.bench.plan import CLIENT_RESULT, METRICS, SERVER_LOG, STATUS, BenchPlan
+from revati.bench.result import collect
+from revati.cli.environment import RunOptions
+from revati.cli.world import WorldResult
+from revati.report.html import render, windowed_percentiles
+from revati.report.ops import summarize_run_dir
+
+_STATS = "Avg prompt throughput: 10.5 tokens/s, Avg generation throughput: 20.0 tokens/s, "
+LOG = (
+    "(EngineCore pid=1) INFO 11-23 20:34:01 [core.py:120] "
+    "Initializing a V1 LLM engine (v0.32.0) with config: model='m', tp=1\n"
+    "(EngineCore pid=1) INFO 11-23 20:34:05 [kv_cache_utils.py:1] GPU KV cache size: 41,408 tokens\n"
+    f"(APIServer pid=1) INFO 11-23 23:59:59 [loggers.py:257] Engine 000: {_STATS}"
+    "Running: 3 reqs, Waiting: 1 reqs, GPU KV cache usage: 12.5%, Prefix cache hit rate: 0.0%\n"
+    f"(APIServer pid=1) INFO 11-24 00:00:01 [loggers.py:257] Engine 000: {_STATS}"
+    "Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%, Prefix cache hit rate: 0.0%\n"
+)
+METRICS_PAGE = """# HELP x
+vllm:request_queue_time_seconds_sum{engine="0",model_name="m"} 1.0
+vllm:request_queue_time_seconds_count{engine="0",model_name="m"} 4.0
+vllm:generation_tokens_total{engine="0"} 100.0
+vllm:generation_tokens_total{engine="1"} 50.0
+vllm:cache_config_info{block_size="16",num_gpu_blocks="2588"} 1.0
+"""
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[BenchPlan, WorldResult]:
+    (tmp_path / SERVER_LOG).write_text(LOG)
+    (tmp_path / METRICS).write_text(METRICS_PAGE)
+    client = {
+        "model_id": "m",
+        "completed": 2,
+        "duration": 5.0,
+        "mean_ttft_ms": 10.0,
+        "mean_tpot_ms": 2.0,
+        "start_times": [100.0, 101.0],
+        "ttfts": [0.01, 0.02],
+        "itls": [[0.002, 0.003], [0.002]],
+        "generated_texts": ["a", "b"],
+    }
+    (tmp_path / CLIENT_RESULT).write_text(json.dumps(client))
+    times = {"ready_s": 3.0, "client_start_s": 3.0, "client_end_s": 9.0, "client_wall_s": 2.0}
+    (tmp_path / STATUS).write_text(json.dumps({"stage": "done", **times}))
+    for pid, rank in ((11, 0), (12, 1)):
+        ops = [
+            {"name": "aten::mm", "family": "gemm", "confidence": "in_range", "count": 2, "total_ns": 900},
+            {"name": "x::y", "family": "other", "confidence": "roofline", "count": 1, "total_ns": 100},
+        ]
+        report = {
+            "pid": pid,
+            "process": "worker",
+            "rank": rank,
+            "gpu": "h100_sxm",
+            "device_busy_ns": 1000,
+            "ops": ops,
+        }
+        (tmp_path / f"ops-{pid}.json").write_text(json.dumps(report))
+    (tmp_path / "ops-13.json").write_text('{"pid": 13, "ops": [')
+    plan = BenchPlan(
+        "m", 2, ["p", "-m", "v", "serve", "--port", "81"], ["p", "-m", "v"], "http://h:81", tmp_path
+    )
+    world = WorldResult(0, 4.0, {"virtual_s": 12.0}, summarize_run_dir(tmp_path), RunOptions("h100_sxm", 2))
+    return plan, world
+
+
+def test_the_block_says_where_the_time_went(finished: tuple[BenchPlan, WorldResult]) -> None:
+    block = collect(*finished).block
+    assert [(row["family"], row["share"]) for row in block["predicted_time_by_family"]] == [
+        ("gemm", 0.9),
+        ("other", 0.1),
+    ]
+    assert block["confidence_share"]["roofline"] == pytest.approx(0.1)
+    assert block["device_busy_ns"] == {"worker/0": 1000, "worker/1": 1000}
+    assert block["unreadable_reports"] == ["ops-13.json"]
+    assert block["engine"]["num_gpu_blocks"] == 2588
+    assert block["wall"]["serving_speed_up"] == pytest.approx(3.0)
+    assert block["server_arguments"] == ["serve", "--port", "$PORT"]
+
+
+def test_detail_reaches_the_file_only_on_request(finished: tuple[BenchPlan, WorldResult]) -> None:
+    result = collect(*finished)
+    assert "ttfts" not in json.loads(result.to_json(detailed=False))
+    assert "ttfts" in json.loads(result.to_json(detailed=True))
+
+
+def test_an_interrupted_run_still_has_a_block(finished: tuple[BenchPlan, WorldResult]) -> None:
+    plan, world = finished
+    (plan.run_dir / CLIENT_RESULT).unlink()
+    result = collect(plan, world)
+    written = json.loads(result.to_json(detailed=False))
+    assert list(written) == ["revati"]
+    assert written["revati"]["engine_counters"] == {"generation_tokens": 150.0}
+
+
+def test_the_engines_words_are_read() -> None:
+    first, second = read_samples(LOG)
+    assert (first.running, first.waiting, first.kv_usage_percent) == (3, 1, 12.5)
+    assert second.second == 2  # past midnight
+    engine = read_engine(LOG, METRICS_PAGE)
+    assert engine["kv_cache_tokens"] == 41408
+    assert engine["config"].startswith("model='m'")
+    assert request_parts_ms(METRICS_PAGE) == {"queue": 250.0}
+    assert counters(METRICS_PAGE)["generation_tokens"] == 150.0
+
+
+def test_the_page_holds_every_part_and_no_link(finished: tuple[BenchPlan, WorldResult]) -> None:
+    page = render(collect(*finished))
+    for words in (
+        "Latency over time",
+        "Time between tokens",
+        "Load and KV cache",
+        "operator family",
+        "Confidence",
+    ):
+        assert words in page
+    assert 'src="http' not in page
+
+
+def test_percentiles_by_window() -> None:
+    times = [float(second) for second in range(100)]
+    centres, series = windowed_percentiles(times, [1.0] * 50 + [3.0] * 50, (50,))
+    assert len(centres) == 20
+    assert series[50][0] == 1.0 and series[50][-1] == 3.0
+    assert windowed_percentiles([], [], (50,)) == ([], {50: []})
