@@ -39,12 +39,13 @@ enum Mode : uint32_t { kFreeTime, kCharged, kWall };
 // The call a thread waits in, for messages and the log.
 enum Call : uint32_t {
   kNoCall, kSleep, kYield, kEpoll, kPoll, kSelect, kRead, kRecv, kAccept, kWaitPid, kJoin, kSemaphore,
-  kCondition, kGil, kFutex, kMutex, kSigwait, kDevice, kClockLoop, kStart, kTimerfd, kAlarm, kCalls
+  kCondition, kGil, kFutex, kMutex, kSigwait, kDevice, kClockLoop, kStart, kExec, kTimerfd, kAlarm, kCalls
 };
 constexpr const char* kCallNames[kCalls] = {
     "?",          "sleep",     "sched_yield", "epoll_wait", "poll",    "select",       "read",     "recv",
     "accept",     "waitpid",   "pthread_join", "semaphore", "condition variable", "python lock", "futex",
-    "timed lock", "sigwait",   "device wait", "busy wait on the clock", "start", "timerfd", "alarm"};
+    "timed lock", "sigwait",   "device wait", "busy wait on the clock", "start", "exec",
+    "timerfd", "alarm"};
 
 struct alignas(128) Slot {
   std::atomic<uint64_t> word;      // generation << 8 | State

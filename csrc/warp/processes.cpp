@@ -86,9 +86,11 @@ struct ExecSlot {
     page->sends++;
     if (self.slot && self.slot->pid == pid) {
       publish();
+      self.slot->call = kExec;
       return;
     }
     slot = reserve_slot();
+    slot->call = kExec;  // until the new image says otherwise: a program the shim does not cover never does
     word = slot->word.load();
     slot->pid = pid;
     slot->tid = pid;
@@ -118,6 +120,7 @@ static int spawn(pid_t* out, F&& real) {
   if (error || has_slot(uint32_t(pid))) {
     return_slot(slot, word);
   } else {
+    slot->call = kExec;
     slot->pid = uint32_t(pid);
     slot->tid = uint32_t(pid);
   }

@@ -38,7 +38,10 @@ EXPORT ssize_t sendfile(int out, int in, off_t* offset, size_t n) {
 }
 EXPORT int eventfd_write(int fd, eventfd_t value) { return write(fd, &value, sizeof value) == sizeof value ? 0 : -1; }
 EXPORT int shutdown(int fd, int how) { return int(send_like(SYS_shutdown, fd, how)); }
-EXPORT int close(int fd) { return int(send_like(SYS_close, fd)); }
+EXPORT int close(int fd) {
+  if (page) forget_timerfd(fd);
+  return int(send_like(SYS_close, fd));
+}
 EXPORT int connect(int fd, const sockaddr* a, socklen_t n) { return int(send_like(SYS_connect, fd, a, n)); }
 
 EXPORT int kill(pid_t pid, int signal) { return int(signal_like(SYS_kill, pid, signal)); }

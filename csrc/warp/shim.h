@@ -117,5 +117,5 @@ inline void productive() {
   if (self.spin.looks | self.spin.parked) found_something();
 }
 
-void patch_libzmq();                                  // libzmq.cpp
+void forget_timerfd(int fd);                          // timers.cpp: the descriptor is being closed
 }  // namespace revati::warp

@@ -63,6 +63,7 @@ void return_slot(Slot* s, uint64_t word) {
 static void become(Slot* s) {
   self = Self{};
   self.slot = s;
+  s->call = kStart;
   s->pid = uint32_t(sys(SYS_getpid));
   s->tid = uint32_t(sys(SYS_gettid));
   start_charging();

@@ -2,7 +2,9 @@
 #include "oracle.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -59,6 +61,23 @@ uint64_t Oracle::run_count(int slot, uint32_t pid, uint32_t tid) {
 int64_t Oracle::cpu_ns(int slot, uint32_t pid, uint32_t tid) {
   unsigned long long v[3];
   return read_schedstat(slot, pid, tid, v) ? int64_t(v[0]) : -1;
+}
+
+char process_state(uint32_t pid) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%u/task", pid);
+  DIR* dir = opendir(path);
+  if (!dir) return 'X';
+  char worst = 'X';
+  Oracle once(1);
+  while (dirent* e = readdir(dir)) {
+    uint32_t tid = uint32_t(atoi(e->d_name));
+    char c = tid ? once.state(0, pid, tid) : 'X';
+    if (c != 'X' && worst != 'R') worst = c == 'S' ? (worst == 'X' ? 'S' : worst) : 'R';
+  }
+  once.forget(0);
+  closedir(dir);
+  return worst;
 }
 
 std::string describe_thread(uint32_t pid, uint32_t tid) {

@@ -30,6 +30,9 @@ class Oracle {
   uint64_t reads_ = 0;
 };
 
+// The same for a whole process: 'S' only when all its threads sleep. For programs that have no slots.
+char process_state(uint32_t pid);
+
 // "python3 (pid 12, thread 34)"
 std::string describe_thread(uint32_t pid, uint32_t tid);
 

@@ -6,6 +6,7 @@
 
 #include "children.h"
 #include "log.h"
+#include "program.h"
 #include "waves.h"
 
 #include <algorithm>
@@ -263,6 +264,8 @@ int Run::finish() {
 
 int run(const Options& options) {
   check_host();
+  if (std::string why = why_uncovered(options.command[0]); !why.empty() && !options.allow_real_time)
+    fail(why + "; virtual time cannot cover it. Use a dynamically linked build, or --allow-real-time");
   std::string path = options.run_dir + "/clock";
   the_page = make_page(options, path);
   prctl(PR_SET_CHILD_SUBREAPER, 1);

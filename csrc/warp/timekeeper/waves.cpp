@@ -40,9 +40,25 @@ bool Waves::still_asleep(const Seen& e) const {
   return kind == kTimer || (in_memory && proved_[size_t(e.index)] == e.word);
 }
 
+// Has been through exec, and the shim never started in the new image.
+static bool uncovered(const Slot& s) { return s.call == kExec && state_of(s.word) == kRun; }
+
+void Waves::tell_uncovered(const Slot& s) {
+  char path[64], name[256];
+  snprintf(path, sizeof path, "/proc/%u/exe", s.pid.load());
+  ssize_t n = readlink(path, name, sizeof name - 1);
+  if (n <= 0 || !told_.insert(std::string(name, size_t(n))).second) return;
+  name[n] = 0;
+  fprintf(stderr, "revati: %s (pid %u) is statically linked, privileged or without the shim: its waits take real time, "
+                  "and virtual time does not wait for them\n", name, s.pid.load());
+}
+
 Verdict Waves::check() {
   counters.checks++;
-  auto state = [&](int i) { return oracle_.state(i, page_->slot[i].pid, page_->slot[i].tid); };
+  auto state = [&](int i) {
+    const Slot& s = page_->slot[i];
+    return uncovered(s) ? process_state(s.pid) : oracle_.state(i, s.pid, s.tid);
+  };
   auto run_count = [&](int i) { return oracle_.run_count(i, page_->slot[i].pid, page_->slot[i].tid); };
   auto busy = [&](int i) {
     if (i != last_busy_) runner_cpu_ = -1;
@@ -83,6 +99,7 @@ Verdict Waves::check() {
     }
     if (c != 'S' || st == kFired) return busy(i);
     if (s.exiting) return busy(-1);
+    if (uncovered(s)) tell_uncovered(s);
     seen_.push_back({i, w, run_count(i)});
     outside++;
   }

@@ -4,6 +4,7 @@
 #include "options.h"
 #include "oracle.h"
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,8 @@ class Waves {
   int64_t proved_at_ = 0;
   bool still_asleep(const Seen& e) const;
   std::vector<Seen> turns_;  // ready threads that still have a turn in this round, last first
+  void tell_uncovered(const Slot& s);
+  std::set<std::string> told_;
   int last_busy_ = -1;
   int64_t last_grant_ = 0;   // real time
   int64_t runner_cpu_ = -1;  // CPU time of last_busy_ when its turn began
