@@ -1,0 +1,102 @@
+"""Grouped-GEMM time of a mixture-of-experts layer.
+
+Tables time the whole expert computation (both products, alignment, activation, sum) with a balanced load: every
+token picks experts in turn. The estimator splits that over the two products by their weights, takes off the
+small kernels that the engine launches (and the device prices) on its own, and moves from the balanced load to
+uniformly random routing by the ratio of the rooflines (`ops.moe.active_experts`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from revati.latency.families.booster import Booster, confidence
+from revati.latency.ops.gemm import WEIGHT_BYTES
+from revati.latency.ops.moe import active_experts
+from revati.latency.work import MoeShape, Work
+from revati.spec import GpuSpec
+
+if TYPE_CHECKING:
+    from revati.latency.store import Profile
+
+OFFSET_US = 5.0
+SMALL_KERNELS = 3
+"""Kernels of a layer beside the two products: alignment, activation, sum."""
+Array = NDArray[np.float64]
+_PEAK = {"fp8_block": "fp8", "int4_wo": "bf16", "mxfp4_wo": "bf16", "mxfp4": "fp8", "int8_wo": "bf16"}
+_WEIGHT = {**WEIGHT_BYTES, "mxfp4_wo": 0.53, "mxfp4": 0.53}
+KINDS = ("bf16", "fp8", "fp8_block", "int4_wo", "fp4", "mxfp4_wo", "mxfp4")
+
+
+def features(
+    tokens: Array, topk: Array, experts: Array, hidden: Array, inter: Array, kind: str, active: Array, spec: GpuSpec
+) -> tuple[Array, Array]:
+    """(features, roofline us) of both products of one layer; `inter` and `experts` as on one rank."""
+    rows = tokens * topk
+    weight = _WEIGHT.get(kind, 2.0)
+    peak = spec.peak_flops.rate(_PEAK.get(kind, kind))
+    flops = 6.0 * rows * hidden * inter
+    weights = 3.0 * active * hidden * inter * weight
+    size = weights + rows * (2.0 * hidden + 3.0 * inter) * 2.0
+    t_flops, t_memory = flops / peak * 1e6, size / spec.hbm_bytes_per_s * 1e6
+    roof = np.maximum(t_flops, t_memory)
+    per = rows / active
+    columns = [np.log2(tokens), topk, np.log2(experts), np.log2(hidden), np.log2(inter), np.log2(rows)]
+    columns += [np.log2(active), np.log2(per), np.log2(flops), np.log2(size), np.log2(roof)]
+    columns += [np.log2(t_flops), np.log2(t_memory), np.log2(weights / spec.l2_bytes)]
+    for block in (16, 64, 128):
+        tiles = active * np.ceil(per / block) * np.ceil(2 * inter / 128)
+        waves = np.ceil(tiles / spec.sm_count)
+        columns += [np.log2(tiles), tiles / (waves * spec.sm_count), np.ceil(per / block) * block / per]
+    columns.append(np.full_like(tokens, float(KINDS.index(kind)) if kind in KINDS else -1.0))
+    return np.column_stack(columns), roof
+
+
+def balanced_experts(tokens: Array, topk: Array, experts: Array) -> Array:
+    """Experts with work when tokens take them in turn."""
+    return np.minimum(experts, tokens * topk)
+
+
+class MoeEstimator:
+    """Loaded expert models of one profile (one booster, the kind being a feature)."""
+
+    def __init__(self, profile: Profile, models: dict[str, dict[str, Any]]) -> None:
+        self.spec = profile.spec
+        entry = next(iter(models.values()))
+        self.booster = Booster(profile, entry)
+        self.kinds: list[str] = entry["kinds"]
+        start = profile.bandwidth.get("moe_aux")
+        self.small_ns = SMALL_KERNELS * (start.start_ns if start is not None else 2500.0)
+        self._cache: dict[MoeShape, tuple[float, str]] = {}
+
+    def estimate(self, work: Work) -> tuple[float, str] | None:
+        """(ns, confidence) of one product (or of both, stage "both")."""
+        shape = work.shape
+        assert isinstance(shape, MoeShape)
+        hit = self._cache.get(shape)
+        if hit is None:
+            hit = self._compute(shape)
+            self._cache[shape] = hit
+        return hit
+
+    def _compute(self, shape: MoeShape) -> tuple[float, str]:
+        kind = shape.kind if shape.kind in self.kinds else ("bf16" if "bf16" in self.kinds else self.kinds[0])
+        hidden, inter = (shape.n, shape.k) if shape.stage == "down" else (shape.k, shape.n // 2)
+        one = np.ones(1)
+        tokens, topk, experts = one * shape.tokens, one * shape.topk, one * shape.experts
+        balanced = balanced_experts(tokens, topk, experts)
+        matrix, roof = features(tokens, topk, experts, one * hidden, one * inter, kind, balanced, self.spec)
+        total = float(np.exp(self.booster.predict(matrix)[0]) * (roof[0] + OFFSET_US)) * 1e3
+        random = one * max(1.0, active_experts(shape.tokens, shape.topk, shape.experts))
+        _, random_roof = features(tokens, topk, experts, one * hidden, one * inter, shape.kind, random, self.spec)
+        total *= float((random_roof[0] + OFFSET_US) / (roof[0] + OFFSET_US))
+        total = max(total - self.small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof[0] * 1e3)
+        share = {"up": 2 / 3, "down": 1 / 3}.get(shape.stage, 1.0)
+        flag = confidence(
+            self.booster.ranges,
+            {"tokens": shape.tokens, "experts": shape.experts, "hidden": hidden, "inter": inter, "topk": shape.topk},
+        )
+        return total * share, flag if kind == shape.kind else "outside"

@@ -1,0 +1,1 @@
+"""Third-party measurements, turned into the schema of `revati.profiler.measure`."""
