@@ -31,7 +31,8 @@ enum Kind : uint32_t {
   kDescriptor,  // sleeps in a descriptor wait: woken by kWakeSignal
   kSpin,        // a spinner, parked
   kBlocked,     // in a plain blocking system call: only the kernel ends it
-  kTimer        // no thread: a virtual timer that belongs to process `pid`
+  kTimer,       // no thread: a virtual timer that belongs to process `pid`
+  kRemote       // no thread here: a participant that speaks the socket protocol; `tid` is its number
 };
 
 enum Mode : uint32_t { kFreeTime, kCharged, kWall };
@@ -39,13 +40,14 @@ enum Mode : uint32_t { kFreeTime, kCharged, kWall };
 // The call a thread waits in, for messages and the log.
 enum Call : uint32_t {
   kNoCall, kSleep, kYield, kEpoll, kPoll, kSelect, kRead, kRecv, kAccept, kWaitPid, kJoin, kSemaphore,
-  kCondition, kGil, kFutex, kMutex, kSigwait, kDevice, kClockLoop, kStart, kExec, kTimerfd, kAlarm, kCalls
+  kCondition, kGil, kFutex, kMutex, kSigwait, kDevice, kClockLoop, kStart, kExec, kTimerfd, kAlarm, kSocket,
+  kCalls
 };
 constexpr const char* kCallNames[kCalls] = {
     "?",          "sleep",     "sched_yield", "epoll_wait", "poll",    "select",       "read",     "recv",
     "accept",     "waitpid",   "pthread_join", "semaphore", "condition variable", "python lock", "futex",
     "timed lock", "sigwait",   "device wait", "busy wait on the clock", "start", "exec",
-    "timerfd", "alarm"};
+    "timerfd", "alarm", "socket protocol"};
 
 struct alignas(128) Slot {
   std::atomic<uint64_t> word;      // generation << 8 | State

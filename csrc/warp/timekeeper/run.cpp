@@ -84,6 +84,7 @@ struct Run {
   const Options& options;
   Page* page;
   EventLog log;
+  Remote remote;
   Waves waves;
   pid_t command = 0;
   int status = 0;
@@ -94,7 +95,7 @@ struct Run {
   int64_t quiet_since = 0, moved_at = 0, last_now = -1, last_reap = 0, enforce_at = 0;
   bool told_stuck = false, told_frozen = false, stuck_exit = false;
 
-  Run(const Options& o, Page* p) : options(o), page(p), waves(p, o, &log) {}
+  Run(const Options& o, Page* p) : options(o), page(p), remote(p, o), waves(p, o, &log, &remote) {}
 
   void start_command();
   void reap();
@@ -279,15 +280,18 @@ int run(const Options& options) {
     unlink(path.c_str());
     fail("cannot write the time log " + options.time_log + ": " + strerror(errno));
   }
+  r.remote.start();
   r.nice = getpriority(PRIO_PROCESS, 0);
   setpriority(PRIO_PROCESS, 0, r.nice - 10);  // helps where it is allowed
   r.start_command();
+  r.remote.run_in_background();
   while (!r.ended && !r.stuck_exit) {
     r.step();
     r.reap();
     r.pass_signals();
   }
   int code = r.finish();
+  r.remote.stop();
   unlink(path.c_str());
   return code;
 }

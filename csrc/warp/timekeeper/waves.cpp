@@ -15,8 +15,8 @@ namespace revati::warp {
 
 static bool runs(State s) { return s == kRun || s == kFired; }
 
-Waves::Waves(Page* page, const Options& options, EventLog* log)
-    : page_(page), naive_(options.naive), log_(log), oracle_(kMaxSlots) {}
+Waves::Waves(Page* page, const Options& options, EventLog* log, Remote* remote)
+    : page_(page), naive_(options.naive), log_(log), remote_(remote), oracle_(kMaxSlots) {}
 
 int64_t Waves::now() const {
   if (page_->mode != kWall) return page_->now;
@@ -37,7 +37,7 @@ void Waves::bury(int i) {
 bool Waves::still_asleep(const Seen& e) const {
   uint32_t kind = page_->slot[e.index].kind;
   bool in_memory = (kind == kWord || kind == kSpin) && state_of(e.word) == kWait;
-  return kind == kTimer || (in_memory && proved_[size_t(e.index)] == e.word);
+  return in_memory && proved_[size_t(e.index)] == e.word;
 }
 
 // Has been through exec, and the shim never started in the new image.
@@ -83,6 +83,11 @@ Verdict Waves::check() {
       continue;
     }
     threads++;
+    if (s.kind == kRemote) {  // it says itself when it waits; its connection ends it
+      if (st != kWait) return busy(-1);
+      seen_.push_back({i, w, 0});
+      continue;
+    }
     if (st == kWait || st == kReady) {
       seen_.push_back({i, w, 0});
       continue;
@@ -112,7 +117,7 @@ Verdict Waves::check() {
   bool trust = memory_sends == proved_sends_ && real - proved_at_ < kTrust;
   for (auto& e : seen_) {  // wave 2
     Slot& s = page_->slot[e.index];
-    if (page_->slot[e.index].kind == kTimer || (trust && still_asleep(e))) continue;
+    if (s.kind == kTimer || s.kind == kRemote || (trust && still_asleep(e))) continue;
     char c = state(e.index);
     for (int i = 0; c == 'R' && i < 20 && s.word == e.word && state_of(e.word) != kRun; i++) c = state(e.index);
     if (c == 'X') {
@@ -187,6 +192,10 @@ bool Waves::fire(int i, uint64_t w, const char* event) {
   if (!s.word.compare_exchange_strong(w, pack(generation_of(w), kFired))) {
     page_->running--;
     return false;
+  }
+  if (s.kind == kRemote) {
+    remote_->fired(i);
+    return true;
   }
   if (descriptor) syscall(SYS_tgkill, s.pid.load(), s.tid.load(), kWakeSignal);
   else syscall(SYS_futex, futex_of(&s), FUTEX_WAKE, 1, nullptr, nullptr, 0);
@@ -333,6 +342,10 @@ std::vector<std::string> Waves::who_waits() const {
     State st = state_of(s.word);
     if (st == kFree || s.kind == kTimer || !s.tid) continue;
     uint32_t call = s.call;
+    if (s.kind == kRemote) {
+      lines.push_back("remote participant " + std::to_string(s.tid) + ": socket protocol");
+      continue;
+    }
     std::string where = st == kRun ? "a call the shim does not know (a lock, a file, a raw wait)"
                                    : call < kCalls ? kCallNames[call] : "?";
     lines.push_back(describe_thread(s.pid, s.tid) + ": " + where);

@@ -3,6 +3,7 @@
 #include "log.h"
 #include "options.h"
 #include "oracle.h"
+#include "remote.h"
 
 #include <set>
 #include <string>
@@ -19,7 +20,7 @@ enum class Verdict {
 
 class Waves {
  public:
-  Waves(Page* page, const Options& options, EventLog* log);
+  Waves(Page* page, const Options& options, EventLog* log, Remote* remote);
 
   // Two waves. Wave 1: every slot waits (its generation is noted), or the kernel says that its thread sleeps in
   // a call the shim does not know (its run count is noted). Wave 2: the kernel says of every thread that it
@@ -58,6 +59,7 @@ class Waves {
   Page* page_;
   bool naive_;
   EventLog* log_;
+  Remote* remote_;
   Oracle oracle_;
   std::vector<Seen> seen_;
   // Waits on words and slots that were proved asleep hold until somebody makes a memory send: only that, a
