@@ -32,9 +32,8 @@ class Build(BuildExtension):
                  str(ROOT / "csrc" / "stubs" / source)],
                 check=True,
             )
-        if (ROOT / "csrc" / "warp" / "Makefile").exists():
-            subprocess.run(["make", "-C", str(ROOT / "csrc" / "warp"), f"OUT={native}", "all"], check=True)
         super().run()
+        subprocess.run(["make", "-C", str(ROOT / "csrc" / "warp"), f"OUT={native}", "all"], check=True)
 
 
 sources = sorted(

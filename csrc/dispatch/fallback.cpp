@@ -123,6 +123,7 @@ c10::IValue mapped(const c10::IValue& v, c10::Device device, F&& f) {
 
 at::Tensor to_meta(const at::Tensor& t, bool exact) {
   if (!t.defined()) return t;
+  if (t.is_cpu() && t.unsafeGetTensorImpl()->is_wrapped_number()) return t;  // Python meta kernels read it
   auto o = t.options().device(at::kMeta).requires_grad(false).pinned_memory(false);
   at::Tensor m;
   if (exact && !t.is_cpu() && t.has_storage()) {
@@ -344,7 +345,10 @@ std::shared_ptr<LiveCall> live_call(PricedOp* p, const OpInfo& info, const c10::
   auto c = std::make_shared<LiveCall>();
   c->op = p;
   c->info = &info;
-  c->args.assign(args, args + n);
+  for (size_t k = 0; k < n; k++)  // only the lengths are kept alive: a graph must not hold its activations
+    c->args.push_back(std::find(info.live_index.begin(), info.live_index.end(), int(k)) != info.live_index.end()
+                          ? args[k]
+                          : mapped(args[k], at::kMeta, [](const at::Tensor& t) { return to_meta(t, false); }));
   c->values = std::move(values);
   if (share) captured_calls[key.a] = c;
   return c;

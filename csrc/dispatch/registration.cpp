@@ -1,5 +1,6 @@
 #include "dispatch/registration.h"
 
+#include <c10/util/Exception.h>
 #include <torch/library.h>
 
 #include <memory>
@@ -10,6 +11,10 @@
 
 namespace revati {
 namespace {
+
+struct Silent final : c10::WarningHandler {  // replacing a device kernel is what takeover() is for
+  void process(const c10::Warning&) override {}
+};
 
 c10::DispatchKey key_of(c10::DeviceType type) {
   return type == c10::DeviceType::CUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::PrivateUse1;
@@ -50,6 +55,8 @@ void register_kernels(c10::DeviceType type) {
 
 std::vector<std::string> takeover(const std::vector<std::string>& namespaces) {
   std::vector<std::string> taken;
+  Silent silent;
+  c10::WarningUtils::WarningHandlerGuard guard(&silent);
   auto& dispatcher = c10::Dispatcher::singleton();
   c10::DispatchKey key = key_of(device_type());
   for (const std::string& ns : namespaces) {

@@ -52,4 +52,15 @@ at::Tensor host_view(const at::Tensor& t) {
   return at::for_blob(base, t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
 }
 
+at::Tensor uva_view(const at::Tensor& host) {
+  TORCH_CHECK(host.is_cpu(), "revati: a device view needs a CPU tensor, got one on ", host.device());
+  c10::Device device(device_type(), c10::DeviceIndex(current_device()));
+  c10::DataPtr data(host.storage().mutable_data(), new at::Tensor(host), [](void* t) { delete static_cast<at::Tensor*>(t); }, device);
+  c10::Storage storage(c10::Storage::use_byte_size_t(), host.storage().nbytes(), std::move(data), nullptr, false);
+  auto key = device_type() == c10::DeviceType::CUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::PrivateUse1;
+  auto view = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(key), host.dtype());
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(host.sizes(), host.strides(), host.storage_offset());
+  return view;
+}
+
 }  // namespace revati

@@ -23,5 +23,7 @@ bool make_live(const at::Tensor& t);
 void fill_with_policy(const at::Tensor& host);
 /// A CPU tensor over the same memory.
 at::Tensor host_view(const at::Tensor& t);
+/// A device tensor over pinned host memory, which it keeps alive (unified virtual addressing). Always live.
+at::Tensor uva_view(const at::Tensor& host);
 
 }  // namespace revati

@@ -150,7 +150,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     config() = {gpu, name, count, major, minor, sm_count, total_bytes, outside_bytes};
     Memory::get().configure(count, total_bytes, outside_bytes, gpu);
     Timeline::get().configure(count, {launch_ns, graph_launch_ns, graph_gap_ns, eager_gap_ns});
-  });
+  }, py::kw_only(), py::arg("gpu"), py::arg("name"), py::arg("count"), py::arg("major"), py::arg("minor"), py::arg("sm_count"),
+     py::arg("total_bytes"), py::arg("outside_bytes"), py::arg("launch_ns"), py::arg("graph_launch_ns"), py::arg("graph_gap_ns"),
+     py::arg("eager_gap_ns"));
   m.def("device_count", [] { return config().count; });
   m.def("current_device", &current_device);
   m.def("set_device", &set_device);
@@ -200,6 +202,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("mark_phantom", &mark_phantom);
   m.def("host_view", [](const at::Tensor& t) { return host_view(t); });
   m.def("make_live", [](const at::Tensor& t) { return make_live(t); });
+  m.def("token_id", [] { return policy().token_id; });
+  m.def("uva_view", &uva_view);
   m.def("set_token_id", [](int64_t id) { policy().token_id = id; });
 
   m.def("memory_stats", &memory_stats);
@@ -213,6 +217,28 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("raw_alloc", [](size_t n, int device) { return reinterpret_cast<uintptr_t>(Memory::get().allocate(device, n)->ptr); });
 
   m.def("priority", [](int device, int64_t stream) { return Timeline::get().priority(device, stream); });
+  m.def("current_stream", [](int device) { return Timeline::get().current(device); });
+  m.def("exchange_stream", [](int device, int64_t stream) { return Timeline::get().exchange_current(device, stream); });
+  m.def("occupy", [](int64_t ns, int device) {
+    static auto stats = Timeline::get().stats("sleep", "sleep", "in_range", "");
+    Timeline::get().launch(device, stats, ns);
+  });
+  m.def("elapsed_ms", [](uintptr_t a, uintptr_t b) {  // torch.Event's own refuses subclasses
+    TORCH_CHECK(a && b, "Both events must be recorded before calculating elapsed time.");
+    return Timeline::get().elapsed_ms(*reinterpret_cast<Event*>(a), *reinterpret_cast<Event*>(b));
+  }, py::call_guard<py::gil_scoped_release>());
+  m.def("run_host", [](py::object function, py::object bound, py::object grid) {
+    // A host kernel inside a capture runs now and again at every replay. The references are kept for good: graphs
+    // may die without the GIL.
+    function(bound, grid);
+    function.inc_ref();
+    bound.inc_ref();
+    grid.inc_ref();
+    Timeline::get().captured_rerun(current_device(), [f = function.ptr(), b = bound.ptr(), g = grid.ptr()] {
+      py::gil_scoped_acquire gil;
+      py::reinterpret_borrow<py::object>(f)(py::reinterpret_borrow<py::object>(b), py::reinterpret_borrow<py::object>(g));
+    });
+  });
   m.def("capturing", [](int device) { return Timeline::get().capturing(device, Timeline::get().current(device)); });
   bind_graph(m);
 }

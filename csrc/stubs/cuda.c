@@ -4,6 +4,7 @@ int cuInit(unsigned flags) { (void)flags; return CUDA_ERROR_NO_DEVICE; }
 int cuGetProcAddress_v2(void) { return CUDA_ERROR_NO_DEVICE; }
 int cuPointerGetAttribute(void) { return CUDA_ERROR_NO_DEVICE; }
 int cuTensorMapEncodeTiled(void) { return CUDA_ERROR_NO_DEVICE; }
+int cuCtxSetCurrent(void) { return CUDA_ERROR_NO_DEVICE; }
 int cuCtxGetCurrent(void) { return CUDA_ERROR_NO_DEVICE; }
 int cuCtxCreate_v2(void) { return CUDA_ERROR_NO_DEVICE; }
 int cuDevicePrimaryCtxRetain(void) { return CUDA_ERROR_NO_DEVICE; }

@@ -1,0 +1,36 @@
+"""The explicit identity: `revati.init()` adds the device `revati` to this process and leaves everything else alone."""
+
+from __future__ import annotations
+
+_state: dict[str, object] = {}
+
+
+def init(gpu: str = "h100_sxm", count: int = 1, latency: str = "profile", strict: bool = False) -> None:
+    """Register `torch.device("revati")` with `count` virtual GPUs of kind `gpu`; durations from `latency`.
+
+    Raises UnknownGpuError for an unknown GPU, RuntimeError where the process already has another identity.
+    A second call with the same GPU and count does nothing.
+    """
+    import os
+
+    import torch
+
+    from revati import _C
+    from revati.cuda import bindings, printing, session
+    from revati.cuda import torch_revati as module
+
+    if os.environ.get("REVATI_IDENTITY") == "cuda":
+        raise RuntimeError("revati: this process presents the virtual GPU as cuda; use torch.device('cuda'), or start it without `revati run`")
+    if _state:
+        if _state != {"gpu": gpu, "count": count}:
+            raise RuntimeError(f"revati: already initialised with {_state['count']} x {_state['gpu']}; start a new process for another GPU")
+        return
+    bindings.configure_backend(gpu, count)
+    os.environ.setdefault("REVATI_GPU", gpu)
+    _C.install(False)
+    torch.utils.rename_privateuse1_backend("revati")
+    torch._register_device_module("revati", module)
+    torch.utils.generate_methods_for_privateuse1_backend(for_tensor=True, for_module=True, for_storage=True)
+    session.connect_latency(gpu, latency, strict)
+    printing.install()
+    _state.update(gpu=gpu, count=count)

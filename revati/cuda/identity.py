@@ -1,0 +1,149 @@
+"""Presents the virtual GPU as `cuda` in this process: hooks on the imports of torch, triton and kernel libraries.
+
+Order matters. CUDA hooks count only if they are registered before torch looks for them, so the backend library is
+loaded when `import torch` begins; the classes that `torch.cuda` derives from must exist when `torch.cuda` is imported.
+Processes that never import torch pay for one finder on `sys.meta_path` and nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+_TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so", "libtorch.so", "libtorch_python.so")
+
+
+class _After(importlib.abc.Loader):
+    """A loader that calls back when the module has run."""
+
+    def __init__(self, loader: importlib.abc.Loader, then: Callable[[ModuleType], None]) -> None:
+        self._loader, self._then = loader, then
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        self._then(module)
+
+    def __getattr__(self, name: str) -> object:  # resource readers, get_code, ...
+        return getattr(self._loader, name)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self) -> None:
+        self._before: dict[str, Callable[[], None]] = {}
+        self._after: dict[str, Callable[[ModuleType], None]] = {}
+        self._busy: set[str] = set()
+
+    def before(self, name: str, call: Callable[[], None]) -> None:
+        self._before[name] = call
+
+    def after(self, name: str, call: Callable[[ModuleType], None]) -> None:
+        self._after[name] = call
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname in self._busy:
+            return None
+        then = self._after.get(fullname)
+        if then is None and fullname.startswith("vllm.") and fullname.rpartition(".")[2].startswith("_"):
+            then = _kernel_library
+        if fullname not in self._before and then is None:
+            return None
+        if call := self._before.pop(fullname, None):
+            call()
+        if then is None:
+            return None
+        self._busy.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._busy.discard(fullname)
+        if spec is not None and spec.loader is not None:
+            if then is _kernel_library and not isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
+                return None
+            if then is _kernel_library:
+                _before_kernel_library()
+            spec.loader = _After(spec.loader, then)  # type: ignore[arg-type]
+        return spec
+
+
+_finder: _Finder | None = None
+
+
+def arm() -> None:
+    """Install the import hooks. Calling it twice is harmless; calling it after `import torch` is an error."""
+    global _finder
+    if _finder is not None:
+        return
+    if "torch" in sys.modules:
+        raise RuntimeError("revati: torch is already imported; the cuda identity must be in place before (use `revati run`)")
+    _finder = _Finder()
+    _finder.before("torch", _load_backend)
+    _finder.before("torch.cuda", _face)
+    _finder.before("torchvision", _before_torchvision)
+    _finder.after("torch", _torch_imported)
+    _finder.after("triton", _triton_imported)
+    sys.meta_path.insert(0, _finder)
+
+
+def _load_backend() -> None:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("revati: torch is not installed; expected torch 2.13 (pip install torch==2.13.0)")
+    lib = Path(spec.origin).parent / "lib"
+    for name in _TORCH_LIBRARIES:
+        ctypes.CDLL(str(lib / name))
+    extension = importlib.util.find_spec("revati._C")
+    if extension is None or extension.origin is None:
+        raise ModuleNotFoundError("revati: the extension revati._C is not built; run `pip install .` in the repository")
+    try:
+        backend = ctypes.CDLL(extension.origin)
+    except OSError as error:
+        raise ImportError(f"revati: the extension does not fit this torch ({error}); rebuild it with `pip install .`") from None
+    if backend.revati_install_cuda() != 0:
+        raise ImportError("revati: the virtual GPU could not be registered as cuda; see the line above")
+
+
+def _face() -> None:
+    from revati.cuda import bindings
+
+    bindings.install()
+
+
+def _torch_imported(module: ModuleType) -> None:
+    from revati.cuda import session
+
+    session.begin()
+
+
+def _before_torchvision() -> None:
+    from revati.cuda import libraries
+
+    libraries.declare_torchvision()
+
+
+def _triton_imported(module: ModuleType) -> None:
+    from revati.cuda import triton
+
+    triton.install()
+
+
+def _before_kernel_library() -> None:
+    from revati.cuda import libraries
+
+    libraries.note_known()
+
+
+def _kernel_library(module: ModuleType) -> None:
+    from revati.cuda import libraries
+
+    libraries.take_over(module.__name__)

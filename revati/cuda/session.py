@@ -1,0 +1,102 @@
+"""What a process of a run does once torch is imported: connect the latency layer, and report when it ends."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+from pathlib import Path
+
+_begun = False
+
+
+def begin() -> None:
+    """Connect this process's backend to the latency layer and arrange the reports. Idempotent."""
+    global _begun
+    if _begun:
+        return
+    _begun = True
+    from revati import _C
+    from revati.cuda import printing
+
+    printing.install()
+    connect_latency(os.environ.get("REVATI_GPU", "h100_sxm"), os.environ.get("REVATI_LATENCY", "profile"),
+                    os.environ.get("REVATI_STRICT") == "1")
+    _C.trace(bool(os.environ.get("REVATI_TRACE")))
+    if token := os.environ.get("REVATI_TOKEN_ID"):
+        _C.set_token_id(int(token))
+    if os.environ.get("REVATI_RUN_DIR"):
+        atexit.register(write_reports)
+        from multiprocessing import util
+
+        util.Finalize(None, write_reports, exitpriority=100)
+
+
+def connect_latency(gpu: str, mode: str, strict: bool) -> None:
+    """Let the backend ask `revati.latency` for durations; the predictor is built at the first question."""
+    from revati import _C
+    from revati.latency.record import OpRecord, TensorArg
+
+    state: dict[str, object] = {}
+
+    def predictor():  # type: ignore[no-untyped-def]
+        if "it" not in state:
+            from revati.latency import Predictor
+
+            state["it"] = Predictor(gpu, mode=mode, strict=strict)
+        return state["it"]
+
+    def predict(record: OpRecord):  # type: ignore[no-untyped-def]
+        return predictor().predict(record)
+
+    def live_args(name: str) -> list[str]:
+        return list(predictor().live_args(name))
+
+    def op_record(name: str, args: tuple, outputs: tuple, arg_names: tuple) -> OpRecord:
+        return OpRecord(name=name, args=args, outputs=outputs, arg_names=arg_names)
+
+    _C.set_latency(predict, live_args, TensorArg, op_record)
+
+
+def write_reports() -> None:
+    """Write `$REVATI_RUN_DIR/ops-<pid>.json` and the trace rows of this process; nothing if it launched nothing."""
+    from revati import _C
+
+    folder = os.environ.get("REVATI_RUN_DIR")
+    if not folder or not Path(folder).is_dir() or not _C.launches():
+        return
+    ops: dict[tuple[str, str, str], list[int]] = {}
+    for name, family, confidence, _shapes, count, total_ns in _C.op_stats():
+        entry = ops.setdefault((name, family, confidence), [0, 0])
+        entry[0] += count
+        entry[1] += total_ns
+    report = {
+        "pid": os.getpid(),
+        "process": " ".join(sys.argv[:2])[:200],
+        "rank": _rank(),
+        "gpu": os.environ.get("REVATI_GPU"),
+        "device_busy_ns": _C.busy_ns(),
+        "cache": _C.cache_counters(),
+        "ops": [
+            {"name": n, "family": f, "confidence": c, "count": count, "total_ns": total}
+            for (n, f, c), (count, total) in sorted(ops.items(), key=lambda item: -item[1][1])
+        ],
+    }
+    target = Path(folder) / f"ops-{os.getpid()}.json"
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(report))
+    partial.rename(target)
+    if os.environ.get("REVATI_TRACE"):
+        from revati.cuda import trace
+
+        trace.write_rows(Path(folder) / f"trace-{os.getpid()}.json", _rank())
+
+
+def _rank() -> int | None:
+    import torch
+
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return None

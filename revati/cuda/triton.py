@@ -1,0 +1,169 @@
+"""Triton on the virtual GPU: a driver that is always there, and launches that are recorded instead of compiled.
+
+A launch becomes the op `triton::<kernel>` with its tensors and scalars. Kernels whose results steer the host (slot
+mappings, positions, request tables) run their host twin from `HOST_KERNELS` on live memory; all others only cost time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+HOST_KERNELS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {}
+
+
+def host_kernel(name: str) -> Callable[[Callable[[dict[str, Any], tuple[int, ...]], None]], Callable[..., None]]:
+    """Register the host semantics of the Triton kernel `name`: called with (arguments by name, grid)."""
+
+    def register(function: Callable[[dict[str, Any], tuple[int, ...]], None]) -> Callable[..., None]:
+        HOST_KERNELS[name] = function
+        return function
+
+    return register
+
+
+def install() -> None:
+    """Activate the virtual driver and replace kernel launches. Called once, when triton has been imported."""
+    from triton.backends import backends
+    from triton.runtime import autotuner, driver, jit
+
+    from revati.cuda import ledger
+
+    why = "there is no GPU to compile for: a launch is recorded and priced"
+    virtual = _driver()
+    driver.set_active(virtual)
+    driver._default = virtual
+    nvidia = backends.get("nvidia")
+    if nvidia is not None:
+        ledger.replace(nvidia.driver, "is_active", staticmethod(lambda: True), why="engines count active drivers", until="never")
+    for name, backend in backends.items():
+        if name != "nvidia":
+            ledger.replace(backend.driver, "is_active", staticmethod(lambda: False), why="engines want exactly one driver", until="never")
+    ledger.replace(jit.JITFunction, "run", _run, why=why, until="never")
+    ledger.replace(jit.JITFunction, "warmup", lambda self, *a, **k: None, why=why, until="never")
+    ledger.replace(autotuner.Autotuner, "run", _run_tuned, why="tuning measures real kernels", until="never")
+    ledger.replace(autotuner.Heuristics, "run", _run_heuristics, why=why, until="never")
+
+
+def _driver() -> Any:
+    from triton.backends.driver import DriverBase
+
+    class VirtualDriver(DriverBase):
+        """What triton asks of a driver, answered from the GPU spec."""
+
+        @classmethod
+        def is_active(cls) -> bool:
+            return True
+
+        def map_python_to_cpp_type(self, ty: str) -> str:
+            return "void*"
+
+        def get_current_target(self) -> Any:
+            import torch
+            from triton.backends.compiler import GPUTarget
+
+            major, minor = torch.cuda.get_device_capability()
+            return GPUTarget("cuda", major * 10 + minor, 32)
+
+        def get_active_torch_device(self) -> Any:
+            import torch
+
+            return torch.device("cuda", torch.cuda.current_device())
+
+        def get_device_interface(self) -> Any:
+            import torch
+
+            return torch.cuda
+
+        def get_current_device(self) -> int:
+            import torch
+
+            return torch.cuda.current_device()
+
+        def set_current_device(self, device: int) -> None:
+            import torch
+
+            torch.cuda.set_device(device)
+
+        def get_current_stream(self, device: int | None = None) -> int:
+            import torch
+
+            return torch.cuda.current_stream(device).cuda_stream
+
+        def get_benchmarker(self) -> Any:
+            from triton.testing import do_bench
+
+            return do_bench
+
+        def get_empty_cache_for_benchmark(self) -> Any:
+            import torch
+
+            return torch.empty(1, dtype=torch.int, device="cuda")
+
+        def clear_cache(self, cache: Any) -> None:
+            return None
+
+        class utils:
+            @staticmethod
+            def get_device_properties(device: int) -> dict[str, int]:
+                import torch
+
+                p = torch.cuda.get_device_properties(device)
+                return {
+                    "max_shared_mem": p.shared_memory_per_block_optin,
+                    "multiprocessor_count": p.multi_processor_count,
+                    "warpSize": p.warp_size,
+                    "max_num_regs": p.regs_per_multiprocessor,
+                    "sm_clock_rate": p.clock_rate,
+                    "mem_clock_rate": p.memory_clock_rate,
+                    "mem_bus_width": p.memory_bus_width,
+                }
+
+    return VirtualDriver.__new__(VirtualDriver)
+
+
+def _bind(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    bound: dict[str, Any] = dict(zip(function.arg_names, args, strict=False))
+    bound.update((k, v) for k, v in kwargs.items() if k in function.arg_names)
+    return bound
+
+
+def _run(self: Any, *args: Any, grid: Any = None, warmup: bool = False, **kwargs: Any) -> None:
+    import torch
+
+    from revati import _C
+
+    if warmup:
+        return
+    bound = _bind(self, args, kwargs)
+    if callable(grid):
+        defaults = {p.name: p.default for p in self.params if p.has_default}
+        grid = grid({**defaults, **bound})
+    grid = (grid,) if isinstance(grid, int) else tuple(int(g) for g in grid)
+    name = self.fn.__name__
+    if host := HOST_KERNELS.get(name):
+        _C.run_host(host, bound, grid) if torch.cuda.is_current_stream_capturing() else host(bound, grid)
+    names, values = ["grid"], [grid[0] * (grid[1] if len(grid) > 1 else 1) * (grid[2] if len(grid) > 2 else 1)]
+    device = None
+    for key, value in bound.items():
+        if isinstance(value, torch.Tensor):
+            device = value.get_device() if device is None and value.is_cuda else device
+        elif not isinstance(value, (int, float, bool, str, type(None))):
+            value = str(value)
+        names.append(key)
+        values.append(value)
+    _C.launch(f"triton::{name}", names, *values, device=torch.cuda.current_device() if device is None else device)
+
+
+def _run_tuned(self: Any, *args: Any, **kwargs: Any) -> Any:
+    config = self.configs[0] if self.configs else None
+    if config is not None:
+        kwargs = {**config.all_kwargs(), **kwargs} if hasattr(config, "all_kwargs") else {**config.kwargs, **kwargs}
+    return self.fn.run(*args, **kwargs)
+
+
+def _run_heuristics(self: Any, *args: Any, **kwargs: Any) -> Any:
+    named = {**dict(zip(self.arg_names, args, strict=False)), **kwargs}
+    for key, heuristic in self.values.items():
+        kwargs[key] = heuristic(named)
+    return self.fn.run(*args, **kwargs)

@@ -1,0 +1,19 @@
+"""The vLLM plug-in: an entry point in `vllm.platform_plugins`, inert unless the process runs under Revati."""
+
+from __future__ import annotations
+
+import os
+
+
+def register_platform() -> str | None:
+    """Class path of the virtual platform inside a run, None everywhere else (vLLM then chooses as ever)."""
+    if os.environ.get("REVATI_IDENTITY") != "cuda":
+        return None
+    from revati.cuda import libraries
+    from revati.engines.vllm import fakes, host_kernels  # noqa: F401 - registers the twins
+    from revati.engines.vllm.versions import check
+
+    check()
+    if fakes.register not in libraries.AFTER:
+        libraries.AFTER.append(fakes.register)
+    return "revati.engines.vllm.platform.VirtualCudaPlatform"

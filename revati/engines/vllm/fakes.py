@@ -1,0 +1,97 @@
+"""Shape rules for vLLM ops that return tensors and have no fake implementation of vLLM's own.
+
+A rule is a function with the op's own arguments, on meta tensors, that returns what the op would: see docs/adding-an-op.md.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+_libraries: list[Any] = []
+_done: set[str] = set()
+RULES: dict[str, Callable[..., Any]] = {}
+OVERRIDES = {"_vllm_fa3_C::fwd"}  # registered for Meta by the wheel, as a stub that only raises
+
+
+def rule(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as the shape rule of op `name` ("namespace::op")."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        RULES[name] = function
+        return function
+
+    return add
+
+
+def register() -> None:
+    """Give the dispatcher the rules of all ops that exist by now and have none; called after each kernel library."""
+    import torch
+
+    known = set(torch._C._dispatch_get_all_op_names())
+    for name, function in RULES.items():
+        if name in _done or name not in known:
+            continue
+        _done.add(name)
+        if name not in OVERRIDES and torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"):
+            continue
+        namespace, op = name.split("::")
+        library = torch.library.Library(namespace, "IMPL")
+        library.impl(op, function, "Meta", allow_override=name in OVERRIDES)
+        _libraries.append(library)
+    if "_C::get_cuda_view_from_cpu_tensor" in known and "uva" not in _done:
+        from revati import _C
+
+        _done.add("uva")
+        library = torch.library.Library("_C", "IMPL")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library.impl("get_cuda_view_from_cpu_tensor", _C.uva_view, "CPU", allow_override=True)
+        _libraries.append(library)
+
+
+@rule("_vllm_fa3_C::get_scheduler_metadata")
+def _fa3_metadata(batch_size: int, *args: Any, **kwargs: Any) -> Any:
+    import torch
+
+    rows = (batch_size + 3) // 4 * 4  # flash_api.cpp: one semaphore and up to four vectors per batch entry
+    return torch.empty(1 + 4 * rows, dtype=torch.int32, device="meta")
+
+
+@rule("_vllm_fa3_C::fwd")
+def _fa3_fwd(q: Any, k: Any, v: Any, k_new: Any = None, v_new: Any = None, q_v: Any = None, out: Any = None, *args: Any,
+             **kwargs: Any) -> Any:
+    import torch
+
+    if out is None:
+        dtype = torch.bfloat16 if q.element_size() == 1 else q.dtype
+        out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device="meta")
+    lse = torch.empty((q.shape[-2], q.shape[0]), dtype=torch.float32, device="meta")
+    return [out, lse, torch.empty(0, device="meta"), torch.empty(0, device="meta")]
+
+
+@rule("_vllm_fa2_C::varlen_fwd")
+def _fa2_varlen(q: Any, k: Any, v: Any, out: Any = None, *args: Any, **kwargs: Any) -> Any:
+    import torch
+
+    result = torch.empty_like(q) if out is None else out
+    lse = torch.empty((q.shape[1], q.shape[0]), dtype=torch.float32, device="meta")
+    return [result, lse, torch.empty(0, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")]
+
+
+@rule("_vllm_fa2_C::fwd_kvcache")
+def _fa2_kvcache(q: Any, kcache: Any, vcache: Any, *args: Any, **kwargs: Any) -> Any:
+    import torch
+
+    return [torch.empty_like(q), torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device="meta")]
+
+
+@rule("_C::weak_ref_tensor")
+def _weak_ref(input: Any) -> Any:  # noqa: A002 - the op's own argument name
+    return input
+
+
+@rule("_moe_C::moe_wna16_gemm")
+def _moe_wna16(input: Any, output: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002
+    return output
