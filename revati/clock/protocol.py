@@ -1,11 +1,12 @@
 """Client of the timekeeper's socket protocol: a participant that is not a thread under the shim.
 
-The frames are described in ``docs/protocol.md``. A participant counts as running from the moment it has joined:
-virtual time stands until it waits or leaves.
+The frames are described in ``docs/protocol.md``. A participant counts as running from the moment it
+has joined: virtual time stands until it waits or leaves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -94,7 +95,8 @@ class Participant:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._done: list[CollectiveDone] = []
             self._send(HELLO, struct.pack("<IH", HELLO_MAGIC, len(secret)) + secret)
-            self.id, self.mode, self.joined_ns, self.monotonic_base_ns = struct.unpack("<IBqq", self._expect(WELCOME))
+            welcome = struct.unpack("<IBqq", self._expect(WELCOME))
+            self.id, self.mode, self.joined_ns, self.monotonic_base_ns = welcome
             self._socket.settimeout(None)
         except OSError as error:
             self._socket.close()
@@ -140,10 +142,8 @@ class Participant:
         """Leave the run. Safe to call twice."""
         if self._socket.fileno() < 0:
             return
-        try:
+        with contextlib.suppress(ProtocolError):
             self._send(LEAVE)
-        except ProtocolError:
-            pass
         self._socket.close()
 
     def _send(self, kind: int, payload: bytes = b"") -> None:
@@ -168,7 +168,7 @@ class Participant:
         """One frame; errors raise, finished collectives are kept."""
         size, kind, version, _ = _HEADER.unpack(self._receive(_HEADER.size))
         if version != VERSION or size > LARGEST_PAYLOAD:
-            raise ProtocolError(f"got a frame of version {version} and {size} bytes, expected version {VERSION}")
+            raise ProtocolError(f"got version {version} and {size} bytes, expected version {VERSION}")
         payload = self._receive(size)
         if kind == ERROR:
             code = struct.unpack_from("<H", payload)[0]

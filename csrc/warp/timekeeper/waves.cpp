@@ -72,6 +72,7 @@ Verdict Waves::check() {
   uint64_t sends = page_->sends;
   uint32_t high = page_->high;
   int outside = 0, threads = 0;
+  bool remote_runs = false;
   seen_.clear();
   for (int i = 0; i < int(high); i++) {  // wave 1
     Slot& s = page_->slot[i];
@@ -84,8 +85,8 @@ Verdict Waves::check() {
     }
     threads++;
     if (s.kind == kRemote) {  // it says itself when it waits; its connection ends it
-      if (st != kWait) return busy(-1);
-      seen_.push_back({i, w, 0});
+      if (st == kWait) seen_.push_back({i, w, 0});
+      else remote_runs = true;
       continue;
     }
     if (st == kWait || st == kReady) {
@@ -140,11 +141,15 @@ Verdict Waves::check() {
     }
   // A signal handler may send from inside a wait without leaving it.
   if (page_->high != high || page_->sends != sends) return Verdict::again;
-  if (page_->running != outside) page_->running = outside;  // a thread killed between two steps left it wrong
+  if (!remote_runs && page_->running != outside) page_->running = outside;  // a thread killed between two steps left it wrong
   for (auto& e : seen_) proved_[size_t(e.index)] = e.word;
   proved_sends_ = memory_sends;
   if (!trust) proved_at_ = real;
   last_busy_ = -1;
+  if (remote_runs) {  // the clock must stand, but threads here may have their turns
+    if (page_->serial) give_turn();
+    return Verdict::busy;
+  }
   return Verdict::quiet;
 }
 
