@@ -1,0 +1,1 @@
+"""Benchmarks of Revati itself: accuracy against real GPUs, and speed."""

@@ -1,0 +1,111 @@
+"""`python -m benchmarks.accuracy [CASE...]`: emulate measured cases, print how far off we are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.accuracy.case import Case, CaseError, load_cases, select
+from benchmarks.accuracy.runner import Outcome, Variant, run_case
+from benchmarks.accuracy.table import case_table, markdown, replace_section
+from revati.cli.errors import CliError
+
+
+def variants(names: str, cpu_factor: float | None) -> list[Variant]:
+    """The variants asked for; `attribution` changes one thing at a time against the default."""
+    known = {
+        "default": Variant(cpu_factor=cpu_factor),
+        "free-host": Variant("free-host", cpu_time="free"),
+        "own-kv": Variant("own-kv", cpu_factor=cpu_factor, pin=False),
+        "roofline": Variant("roofline", cpu_factor=cpu_factor, latency="roofline"),
+    }
+    if names == "attribution":
+        return list(known.values())
+    chosen = names.split(",")
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise CaseError(f"unknown variant {unknown[0]!r}; known: {', '.join(known)}, attribution")
+    return [known[name] for name in chosen]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("cases", nargs="*", help="case or series ids; default: all")
+    parser.add_argument("--list", action="store_true", help="list the cases and stop")
+    parser.add_argument("--data", type=Path, help="folder with recorded workloads")
+    parser.add_argument("--variants", default="default", help="comma-separated, or `attribution`")
+    parser.add_argument("--cpu-factor", type=float, help="scale of charged CPU time")
+    parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--markdown", type=Path, help="put the table between the markers of this document")
+    parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
+    return parser
+
+
+def run_all(
+    chosen: Sequence[Case], arguments: argparse.Namespace, console: Console
+) -> tuple[list[Outcome], list[str]]:
+    """Run every case in every variant; a failing one is noted and the others go on."""
+    outcomes: list[Outcome] = []
+    failures: list[str] = []
+    for case in chosen:
+        for variant in variants(arguments.variants, arguments.cpu_factor):
+            if variant.name == "own-kv" and not case.series.pinned:
+                continue
+            try:
+                outcome = run_case(case, variant, data=arguments.data, log=arguments.logs)
+            except (CaseError, CliError) as error:
+                failures.append(f"{case.id} ({variant.name}): {error}")
+                console.print(f"[red]{failures[-1]}[/]")
+                continue
+            outcomes.append(outcome)
+            console.print(case_table(outcome))
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps([one.as_json() for one in outcomes], indent=1) + "\n")
+    return outcomes, failures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0 if every case ran, whatever its error, 1 if one could not be emulated."""
+    arguments = _parser().parse_args(argv)
+    console = Console(highlight=False)
+    try:
+        chosen = select(load_cases(), arguments.cases)
+        variants(arguments.variants, arguments.cpu_factor)
+    except CaseError as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return 2
+    if arguments.list:
+        for case in chosen:
+            console.print(f"{case.id}: {case.series.model} on {case.series.gpus} x {case.series.gpu}")
+        return 0
+    if arguments.logs is not None:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
+    outcomes, failures = run_all(chosen, arguments, console)
+    for line in sorted({note for outcome in outcomes for note in outcome.case.series.published_errors}):
+        console.print(f"published: {line}")
+    if arguments.markdown is not None and outcomes:
+        words = shlex.join(["python", "-m", "benchmarks.accuracy", *_shown(argv)])
+        section = f"Printed by `{words}`; cells are measured / predicted (error).\n\n{markdown(outcomes)}"
+        text = arguments.markdown.read_text() if arguments.markdown.exists() else "# Accuracy\n"
+        arguments.markdown.write_text(replace_section(text, section))
+    return 1 if failures else 0
+
+
+def _shown(argv: Sequence[str] | None) -> list[str]:
+    """The command line without where data and outputs lie on this machine."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("--data", "--json", "--markdown", "--logs"):
+        while name in words:
+            index = words.index(name)
+            del words[index : index + 2]
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The format of a measured case (YAML), and where its workload data lies.
+
+A file describes one measurement series: GPU, model, engine flags, workload and load points with what was
+measured at each. Raw data of third parties stays out of the repository; a case that needs it names a folder
+below the data directory (`--data DIR` or $REVATI_GROUND_TRUTH).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CASES_DIR = Path(__file__).resolve().parent / "cases"
+DATA_ENV = "REVATI_GROUND_TRUTH"
+LATENCIES = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
+STATISTICS = ("mean", "p50", "p99")
+
+
+class CaseError(ValueError):
+    """A case file that cannot be used; the message names the file and the field."""
+
+
+class Strict(BaseModel):
+    """Base of all parts: unknown fields are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Statistics(Strict):
+    """Statistics of one latency in milliseconds; None: not published."""
+
+    mean: float | None = None
+    p50: float | None = None
+    p99: float | None = None
+
+
+class Measured(Strict):
+    """What the real run gave."""
+
+    ttft_ms: Statistics = Statistics()
+    tpot_ms: Statistics = Statistics()
+    itl_ms: Statistics = Statistics()
+    e2el_ms: Statistics = Statistics()
+    duration_s: float | None = None
+    output_tokens_per_s: float | None = None
+
+
+class Workload(Strict):
+    """How the load is made. Lengths are in tokens."""
+
+    kind: Literal["sharegpt_like", "random", "recorded"]
+    prompts: int | None = Field(None, gt=0)
+    prompts_per_concurrency: int | None = Field(None, gt=0)
+    total_prompt_tokens: int | None = None
+    total_output_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    range_ratio: float = 0.0
+    seed: int = 0
+    folder: str | None = Field(None, description="recorded: folder below the data directory")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Workload:
+        needed = {
+            "sharegpt_like": ("prompts",),
+            "random": ("input_tokens", "output_tokens"),
+            "recorded": ("folder",),
+        }[self.kind]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"workload of kind {self.kind} needs {', '.join(missing)}")
+        return self
+
+
+class Goal(Strict):
+    """Largest error that counts as a pass, in percent, by metric (`tpot_ms.mean`, `duration_s`)."""
+
+    percent: dict[str, float] = {}
+
+
+class Point(Strict):
+    """One load point of a series."""
+
+    id: str
+    concurrency: int | None = Field(None, gt=0)
+    flags: list[str] = []
+    measured: Measured
+
+
+class Series(Strict):
+    """One case file."""
+
+    id: str
+    gpu: str
+    gpus: int = Field(1, gt=0)
+    model: str
+    measured_engine: str
+    source: str
+    licence: str | None = None
+    client: Literal["http", "in_process"]
+    flags: list[str] = Field([], description="of `vllm serve` and `vllm bench serve` (http)")
+    engine_args: dict[str, Any] = Field({}, description="of AsyncEngineArgs (in_process)")
+    pinned: dict[str, Any] = Field({}, description="engine_args that copy what the real engine had resolved")
+    workload: Workload
+    goal: Goal = Goal()
+    published_errors: list[str] = []
+    notes: list[str] = []
+    points: list[Point] = Field(min_length=1)
+
+
+class Case(Strict):
+    """One runnable case: a series at one of its load points."""
+
+    series: Series
+    point: Point
+
+    @property
+    def id(self) -> str:
+        """Series and point in one word; a series with one point goes by its own name."""
+        return self.series.id if len(self.series.points) == 1 else f"{self.series.id}-{self.point.id}"
+
+
+def load_series(path: Path) -> Series:
+    """Read one case file."""
+    try:
+        return Series.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        raise CaseError(f"{path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CaseError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def load_cases(folder: Path = CASES_DIR) -> list[Case]:
+    """All cases, series by series in the order of their points."""
+    series = [load_series(path) for path in sorted(folder.glob("*.yaml"))]
+    return [Case(series=one, point=point) for one in series for point in one.points]
+
+
+def select(cases: list[Case], wanted: list[str]) -> list[Case]:
+    """The cases named: by id, or by series id for all its points; all of them if none is named."""
+    if not wanted:
+        return cases
+    known = {case.id for case in cases} | {case.series.id for case in cases}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise CaseError(f"unknown case {unknown[0]!r}; known: {', '.join(case.id for case in cases)}")
+    return [case for case in cases if case.id in wanted or case.series.id in wanted]

@@ -1,0 +1,192 @@
+"""Emulates one case and returns what it predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.case import DATA_ENV, Case, CaseError
+from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
+from revati.bench import session
+from revati.bench.plan import EMULATED_COMPILATION
+from revati.cli.environment import RunOptions
+from revati.cli.world import make_run_dir, remove_run_dir, run_world
+from revati.models.catalogue import find_model
+from revati.models.materialise import materialise
+from revati.models.sharegpt import write_dataset
+from revati.report.ops import load_json
+from revati.report.summary import run_block, versions
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a case is emulated; the default is what a user gets."""
+
+    name: str = "default"
+    cpu_time: str = "charged"
+    cpu_factor: float | None = None
+    latency: str = "profile"
+    pin: bool = True  # take over what the real engine resolved (KV blocks)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One emulated case beside its measurement."""
+
+    case: Case
+    variant: Variant
+    predicted: dict[str, float]
+    error_percent: dict[str, float]
+    block: dict[str, Any]  # the `revati` block of the run
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the objects, for the result file."""
+        return {
+            "case": self.case.id,
+            "gpu": self.case.series.gpu,
+            "model": self.case.series.model,
+            "measured_engine": self.case.series.measured_engine,
+            "emulated_engine": f"vLLM {versions().get('vllm', '?')}",
+            "variant": dataclasses.asdict(self.variant),
+            "measured": flatten(self.case.point.measured),
+            "predicted": self.predicted,
+            "error_percent": self.error_percent,
+            "revati": self.block,
+        }
+
+    def misses(self) -> list[str]:
+        """Metrics that exceed the goal of their series."""
+        goals = self.case.series.goal.percent
+        return [name for name, limit in goals.items() if abs(self.error_percent.get(name, 0.0)) > limit]
+
+
+def data_folder(case: Case, data: Path | None) -> Path:
+    """Folder of a recorded workload."""
+    root = data or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+    if root is None:
+        raise CaseError(f"{case.id} replays recorded requests: give their folder with --data or ${DATA_ENV}")
+    folder = root / (case.series.workload.folder or "")
+    if not (folder / "workload.jsonl").is_file():
+        raise CaseError(f"{case.id}: {folder / 'workload.jsonl'} does not exist")
+    return folder
+
+
+def run_case(
+    case: Case, variant: Variant | None = None, *, data: Path | None = None, log: Path | None = None
+) -> Outcome:
+    """Emulate a case to its end."""
+    variant = variant or Variant()
+    with _run_dir() as run_dir:
+        if case.series.client == "http":
+            predicted, block = _run_http(case, variant, run_dir, log)
+        else:
+            predicted, block = _run_in_process(case, variant, run_dir, data)
+    flat = flatten(predicted)
+    return Outcome(case, variant, flat, errors_percent(flatten(case.point.measured), flat), block)
+
+
+def options_for(case: Case, variant: Variant) -> RunOptions:
+    """Options of the run that emulates a case."""
+    return RunOptions(
+        gpu=case.series.gpu,
+        gpus=case.series.gpus,
+        cpu_time=variant.cpu_time,
+        cpu_factor=variant.cpu_factor,
+        latency=variant.latency,
+    )
+
+
+def bench_words(case: Case, folder: Path) -> list[str]:
+    """Flags of `revati bench vllm` for an HTTP case; writes the dataset into `folder` where one is needed."""
+    workload, point = case.series.workload, case.point
+    words = ["--model", case.series.model, *case.series.flags, *point.flags]
+    prompts = workload.prompts or (workload.prompts_per_concurrency or 10) * (point.concurrency or 1)
+    words += ["--num-prompts", str(prompts)]
+    if point.concurrency is not None:
+        words += ["--max-concurrency", str(point.concurrency)]
+    if workload.kind == "sharegpt_like":
+        dataset = folder / "dataset.json"
+        entry = find_model(case.series.model)
+        if entry is None:
+            raise CaseError(f"{case.id}: unknown model {case.series.model}")
+        write_dataset(
+            dataset,
+            entry.config(),
+            prompts,
+            workload.seed,
+            total_prompt_tokens=workload.total_prompt_tokens,
+            total_output_tokens=workload.total_output_tokens,
+        )
+        return [*words, "--dataset-name", "sharegpt", "--dataset-path", str(dataset)]
+    if workload.kind == "random":
+        words += ["--dataset-name", "random", "--seed", str(workload.seed)]
+        words += ["--random-input-len", str(workload.input_tokens)]
+        words += ["--random-output-len", str(workload.output_tokens)]
+        return [*words, "--random-range-ratio", str(workload.range_ratio)]
+    raise CaseError(f"{case.id}: an http client cannot replay a workload of kind {workload.kind}")
+
+
+def _run_http(
+    case: Case, variant: Variant, run_dir: Path, log: Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    request = session.BenchRequest(bench_words(case, run_dir), options_for(case, variant), case.series.gpus)
+    outcome = session.run(request, run_dir)
+    server_log = run_dir / "server.log"
+    if log is not None and server_log.is_file():
+        (log / f"{case.id}-{variant.name}.log").write_bytes(server_log.read_bytes())
+    if not outcome.result.client:
+        raise CaseError(f"{case.id}: the run ended at stage {outcome.result.stage!r}: {outcome.result.error}")
+    return from_bench(outcome.result.client), outcome.result.block
+
+
+def _run_in_process(
+    case: Case, variant: Variant, run_dir: Path, data: Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    entry = find_model(case.series.model)
+    if entry is None:
+        raise CaseError(f"{case.id}: unknown model {case.series.model}")
+    output, spec = run_dir / "in-process.json", run_dir / "in-process-spec.json"
+    engine_args = {
+        "model": str(materialise(entry)),
+        "load_format": "dummy",
+        "compilation_config": EMULATED_COMPILATION,
+        **case.series.engine_args,
+        **(case.series.pinned if variant.pin else {}),
+    }
+    spec.write_text(
+        json.dumps(
+            {
+                "engine_args": engine_args,
+                "requests": str((data_folder(case, data) / "workload.jsonl").resolve()),
+                "output": str(output),
+            }
+        )
+    )
+    env = dict(os.environ)
+    env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "benchmarks.accuracy.inprocess", str(spec)]
+    world = run_world(command, options_for(case, variant), run_dir=run_dir, base_env=env)
+    result = load_json(output)
+    if world.exit_code != 0 or not result.get("requests"):
+        raise CaseError(f"{case.id}: the engine process ended with code {world.exit_code}")
+    block = run_block(world)
+    block["engine"] = {"name": "vllm", "num_gpu_blocks": result.get("num_gpu_blocks")}
+    return from_requests(result["requests"]), block
+
+
+@contextmanager
+def _run_dir() -> Iterator[Path]:
+    run_dir = make_run_dir()
+    try:
+        yield run_dir
+    finally:
+        remove_run_dir(run_dir)

@@ -1,0 +1,80 @@
+"""Tables of measured, predicted and error: for the terminal and for docs/accuracy.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from benchmarks.accuracy.metrics import flatten
+from benchmarks.accuracy.runner import Outcome
+
+BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
+_COLUMNS = ("ttft_ms.mean", "tpot_ms.mean", "itl_ms.p99", "e2el_ms.mean", "duration_s", "output_tokens_per_s")
+_TITLES = {
+    "ttft_ms.mean": "TTFT mean, ms",
+    "tpot_ms.mean": "TPOT mean, ms",
+    "itl_ms.p99": "ITL p99, ms",
+    "e2el_ms.mean": "E2EL mean, ms",
+    "duration_s": "duration, s",
+    "output_tokens_per_s": "output tokens/s",
+}
+
+
+def case_table(outcome: Outcome) -> Table:
+    """Every metric of one case."""
+    measured = flatten(outcome.case.point.measured)
+    title = f"{outcome.case.id} ({outcome.variant.name})"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("metric")
+    for header in ("measured", "predicted", "error", "goal"):
+        table.add_column(header, justify="right")
+    goals = outcome.case.series.goal.percent
+    for name in dict.fromkeys([*measured, *outcome.predicted]):
+        error, goal = outcome.error_percent.get(name), goals.get(name)
+        colour = "" if error is None or goal is None else ("[green]" if abs(error) <= goal else "[red]")
+        table.add_row(
+            name,
+            f"{measured[name]:.2f}" if name in measured else "",
+            f"{outcome.predicted[name]:.2f}" if name in outcome.predicted else "",
+            f"{colour}{error:+.1f}%" if error is not None else "",
+            f"{goal:.0f}%" if goal is not None else "",
+        )
+    return table
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """One row a case: measured, predicted and error of the main metrics, with versions and goals."""
+    lines = [
+        "| case | variant | measured engine | " + " | ".join(_TITLES[name] for name in _COLUMNS) + " | goal |"
+    ]
+    lines.append("|---" * (len(_COLUMNS) + 4) + "|")
+    for outcome in outcomes:
+        measured = flatten(outcome.case.point.measured)
+        cells = [_cell(measured.get(name), outcome.predicted.get(name)) for name in _COLUMNS]
+        misses = outcome.misses()
+        verdict = (
+            "none set"
+            if not outcome.case.series.goal.percent
+            else "met"
+            if not misses
+            else "missed: " + ", ".join(misses)
+        )
+        row = [outcome.case.id, outcome.variant.name, outcome.case.series.measured_engine, *cells, verdict]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(measured: float | None, predicted: float | None) -> str:
+    if measured is None or predicted is None:
+        return "" if predicted is None else f"{predicted:.2f}"
+    return f"{measured:.2f} / {predicted:.2f} ({(predicted / measured - 1) * 100:+.1f}%)"
+
+
+def replace_section(text: str, section: str) -> str:
+    """Put `section` between the markers of a document (appended with markers if it has none)."""
+    if BEGIN not in text or END not in text:
+        return f"{text.rstrip()}\n\n{BEGIN}\n{section}{END}\n"
+    head, _, rest = text.partition(BEGIN)
+    return f"{head}{BEGIN}\n{section}{END}{rest.partition(END)[2]}"

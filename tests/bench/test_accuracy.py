@@ -1,0 +1,101 @@
+"""The accuracy harness: case files, statistics, tables. No case is emulated here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.case import Case, CaseError, load_cases, load_series, select
+from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
+from benchmarks.accuracy.runner import Outcome, Variant, bench_words, data_folder
+from benchmarks.accuracy.table import BEGIN, END, markdown, replace_section
+
+
+def case_named(name: str) -> Case:
+    return select(load_cases(), [name])[0]
+
+
+def test_every_shipped_case_is_valid_and_has_a_known_gpu_and_model() -> None:
+    from revati.models.catalogue import find_model
+    from revati.spec import load_spec
+
+    cases = load_cases()
+    assert len({case.id for case in cases}) == len(cases) >= 15
+    for case in cases:
+        load_spec(case.series.gpu)
+        assert find_model(case.series.model) is not None
+
+
+def test_a_series_name_selects_all_its_points() -> None:
+    assert [case.point.concurrency for case in select(load_cases(), ["h100-qwen3-8b"])] == [1, 2, 4, 8]
+    with pytest.raises(CaseError, match="unknown case"):
+        select(load_cases(), ["nothing"])
+
+
+def test_a_broken_file_is_named_with_its_field(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("id: x\ngpus: many\n")
+    with pytest.raises(CaseError, match=r"x\.yaml"):
+        load_series(path)
+
+
+def test_statistics_follow_vllms_definitions() -> None:
+    request = {"queued_s": 1.0, "first_token_s": 1.5, "last_token_s": 3.5, "output_tokens": 5.0}
+    found = from_requests([request])
+    assert found["ttft_ms"]["mean"] == 500.0
+    assert found["tpot_ms"]["mean"] == 500.0
+    assert found["e2el_ms"]["p99"] == 2500.0
+    assert (found["duration_s"], found["output_tokens_per_s"]) == (2.5, 2.0)
+
+
+def test_errors_are_signed_percent() -> None:
+    client = {"mean_ttft_ms": 55.0, "median_ttft_ms": 40.0, "duration": 10.0}
+    predicted = flatten(from_bench(client))
+    assert predicted == {"ttft_ms.mean": 55.0, "ttft_ms.p50": 40.0, "duration_s": 10.0}
+    assert errors_percent({"ttft_ms.mean": 50.0, "tpot_ms.mean": 1.0}, predicted) == pytest.approx(
+        {"ttft_ms.mean": 10.0}
+    )
+
+
+def test_a_sharegpt_case_makes_its_dataset(tmp_path: Path) -> None:
+    words = bench_words(case_named("h100-qwen3-8b-c4"), tmp_path)
+    assert words[words.index("--max-concurrency") + 1] == "4"
+    assert len(json.loads((tmp_path / "dataset.json").read_text())) == 100
+
+
+def test_a_random_case_scales_its_prompts(tmp_path: Path) -> None:
+    words = bench_words(case_named("h100-llama70b-fp8-c16"), tmp_path)
+    assert words[words.index("--num-prompts") + 1] == "160"
+    assert words[words.index("--max-num-seqs") + 1] == "16"
+
+
+def test_missing_data_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REVATI_GROUND_TRUTH", raising=False)
+    with pytest.raises(CaseError, match="--data"):
+        data_folder(case_named("rtx4090-llama8b"), None)
+    with pytest.raises(CaseError, match="does not exist"):
+        data_folder(case_named("rtx4090-llama8b"), tmp_path)
+
+
+def test_the_table_says_what_was_missed() -> None:
+    case = case_named("h100-qwen3-8b-c1")
+    predicted = {"ttft_ms.mean": 59.0, "tpot_ms.mean": 8.0}
+    errors = errors_percent(flatten(case.point.measured), predicted)
+    outcome = Outcome(case, Variant(), predicted, errors, {})
+    assert outcome.misses() == ["tpot_ms.mean"]
+    text = markdown([outcome])
+    assert "missed: tpot_ms.mean" in text and "7.28 / 8.00 (+9.9%)" in text
+
+
+def test_a_document_keeps_what_is_around_the_table() -> None:
+    text = replace_section(f"before\n{BEGIN}\nold\n{END}\nafter\n", "new\n")
+    assert text == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert replace_section("only\n", "new\n").count(BEGIN) == 1
+
+
+def test_an_unknown_case_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no-such-case"]) == 2
+    assert capsys.readouterr().err.startswith("accuracy: unknown case")
