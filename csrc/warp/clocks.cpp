@@ -71,6 +71,13 @@ int64_t now() {
   return own > v ? own : v;
 }
 
+// What a launch is stamped with: modelled work counts but is not slept off, so that launching stays cheap.
+int64_t device_now() {
+  int64_t v = page->now.load();
+  int64_t own = page->mode == kFreeTime ? self.last_read : page->mode == kCharged ? charged() : wall();
+  return (own > v ? own : v) + self.pending;
+}
+
 int64_t base_of(clockid_t clock) {
   switch (clock) {
     case CLOCK_REALTIME: case CLOCK_REALTIME_COARSE: case CLOCK_TAI: case CLOCK_REALTIME_ALARM:

@@ -1,14 +1,17 @@
 // device.cpp: the C interface that the virtual device looks up with dlsym() (docs/architecture.md).
 #include "shim.h"
 
+#include <algorithm>
+
 using namespace revati::warp;
 
 EXPORT int revati_warp_active() { return page != nullptr; }
 
 EXPORT int64_t revati_warp_now_ns() {
+  if (page) return page->base_mono + device_now();
   timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
+  sys(SYS_clock_gettime, CLOCK_MONOTONIC, long(&t));
+  return ns(t);
 }
 
 EXPORT void revati_warp_wait_until_ns(int64_t t) {
@@ -18,7 +21,9 @@ EXPORT void revati_warp_wait_until_ns(int64_t t) {
     return;
   }
   productive();
-  while (sleep_until(t - page->base_mono, kDevice) == EINTR) {}
+  int64_t until = std::max(t - page->base_mono, device_now());  // modelled work is slept off along with the wait
+  self.pending = 0;
+  while (sleep_until(until, kDevice) == EINTR) {}
 }
 
 EXPORT void revati_warp_charge_ns(int64_t ns) {

@@ -103,6 +103,7 @@ struct Blocked {                                      // marks a plain blocking 
 
 // clocks.cpp
 int64_t now();                                        // virtual ns, this thread's own work included
+int64_t device_now();                                 // the same without realising modelled work
 int64_t base_of(clockid_t clock);                     // its value at virtual time 0; -1: stays real
 void publish();                                       // before anything another thread can see
 void publish_send();
