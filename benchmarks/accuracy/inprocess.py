@@ -1,7 +1,7 @@
 """Runs inside the virtual world: an AsyncLLM in this process, requests with token ids at given arrival times.
 
 `python -m benchmarks.accuracy.inprocess SPEC`: SPEC is a JSON file with `engine_args`, `requests` (a
-JSON-lines file: input_tok_ids, output_toks, arrival_time_ns) and `output` (where the times of each request go).
+JSON-lines file: input_tok_ids, output_toks, arrival_time_ns) and `output` (where each request's times go).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def request_times(metrics: Any, tokens: int) -> dict[str, float]:
 
 async def _serve(spec: dict[str, Any]) -> dict[str, Any]:
     from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.inputs import TokensPrompt
     from vllm.v1.engine.async_llm import AsyncLLM
 
     requests = read_requests(Path(spec["requests"]))
@@ -42,7 +43,7 @@ async def _serve(spec: dict[str, Any]) -> dict[str, Any]:
     async def one(number: int, request: dict[str, Any], origin_s: float) -> dict[str, float]:
         await asyncio.sleep(max(0.0, origin_s + request["arrival_time_ns"] / 1e9 - time.monotonic()))
         parameters = SamplingParams(max_tokens=request["output_toks"], ignore_eos=True, temperature=0.0)
-        prompt = {"prompt_token_ids": request["input_tok_ids"]}
+        prompt = TokensPrompt(prompt_token_ids=request["input_tok_ids"])
         last: Any = None
         async for output in engine.generate(prompt, parameters, request_id=f"bench-{number}"):
             last = output

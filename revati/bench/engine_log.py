@@ -12,6 +12,11 @@ _STATS = re.compile(
     r"Avg generation throughput: (?P<output>[\d.]+) tokens/s, "
     r"Running: (?P<running>\d+) reqs, Waiting: (?P<waiting>\d+) reqs.*?KV cache usage: (?P<kv>[\d.]+)%"
 )
+_EXCEPTION = re.compile(
+    r"^(?:\((?P<who>[^)]*)\) )?(?:(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] )?"
+    r"(?P<text>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)(?:: .*)?)$",
+    re.MULTILINE,
+)
 _CONFIG = re.compile(r"Initializing a V1 LLM engine .*? with config: (?P<config>.*)")
 _KV_TOKENS = re.compile(r"KV cache size: (?P<tokens>[\d,]+) tokens")
 _SAMPLE = re.compile(r"(?P<name>[A-Za-z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>[^ ]+)")
@@ -38,6 +43,15 @@ class EngineSample:
     running: int
     waiting: int
     kv_usage_percent: float
+
+
+def root_cause(log: str) -> str | None:
+    """The exception that ended the engine: of the engine core or a worker if they said one, else the last."""
+    causes = [(match["who"] or "", match["text"].strip()) for match in _EXCEPTION.finditer(log)]
+    inner = [text for who, text in causes if who.startswith(("EngineCore", "Worker"))]
+    if inner:
+        return inner[-1]
+    return causes[-1][1] if causes else None
 
 
 def read_samples(log: str) -> list[EngineSample]:

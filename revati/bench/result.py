@@ -55,7 +55,10 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
         start_up_wall_s=status.get("ready_wall_s"),
         serving_speed_up=_serving_speed_up(client, status),
     )
-    return BenchResult(client, block, read_samples(log), str(block["stage"]), status.get("error"))
+    error = status.get("error")
+    if error and (cause := root_cause(log)):
+        error = f"{error}: {cause}"
+    return BenchResult(client, block, read_samples(log), str(block["stage"]), error)
 
 
 def _serving_speed_up(client: dict[str, Any], status: dict[str, Any]) -> float | None:

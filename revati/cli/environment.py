@@ -80,6 +80,7 @@ _ENGINE_DEFAULTS = {
     "OMP_NUM_THREADS": "1",  # libgomp spins with raw futex calls that the clock cannot see
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer compiles its sampler with nvcc when it first samples
     "DO_NOT_TRACK": "1",
     "TORCH_DISABLE_ADDR2LINE": "1",  # a C++ stack trace would take minutes
 }

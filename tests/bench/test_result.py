@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from revati.bench.engine_log import counters, read_engine, read_samples, request_parts_ms
+from revati.bench.engine_log import counters, read_engine, read_samples, request_parts_ms, root_cause
 from revati.bench.plan import CLIENT_RESULT, METRICS, SERVER_LOG, STATUS, BenchPlan
 from revati.bench.result import collect
 from revati.cli.environment import RunOptions
@@ -101,6 +101,17 @@ def test_an_interrupted_run_still_has_a_block(finished: tuple[BenchPlan, WorldRe
     written = json.loads(result.to_json(detailed=False))
     assert list(written) == ["revati"]
     assert written["revati"]["engine_counters"] == {"generation_tokens": 150.0}
+
+
+def test_the_root_cause_is_the_engine_cores_own() -> None:
+    log = (
+        "(EngineCore pid=7) ERROR 11-23 21:30:53 [core.py:1510] ValueError: No available memory for the cache\n"
+        "(APIServer pid=5) Traceback (most recent call last):\n"
+        "(APIServer pid=5) RuntimeError: Engine core initialization failed\n"
+    )
+    assert root_cause(log) == "ValueError: No available memory for the cache"
+    assert root_cause("RuntimeError: port in use\n") == "RuntimeError: port in use"
+    assert root_cause("all is well\n") is None
 
 
 def test_the_engines_words_are_read() -> None:
