@@ -5,9 +5,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <climits>
 #include <ctime>
+#include <utility>
 
 namespace revati {
 namespace {
@@ -54,21 +56,32 @@ std::atomic<int64_t>& local_now() {
   return t;
 }
 
+// Launch costs are handed to the shim in lumps: realising each of them would be a jump of the clock each.
+constexpr int64_t kLump_ns = 100000;
+thread_local int64_t lead_ns = 0;
+
 }  // namespace
 
 bool HostClock::shared() { return shim().on; }
 
-int64_t HostClock::now_ns() { return shim().on ? shim().now() : local_now().load(std::memory_order_relaxed); }
+int64_t HostClock::now_ns() { return shim().on ? shim().now() + lead_ns : local_now().load(std::memory_order_relaxed); }
 
 void HostClock::wait_until_ns(int64_t t_ns) {
-  if (shim().on) return shim().wait_until(t_ns);
+  if (shim().on) {
+    int64_t due = std::max(t_ns, shim().now() + lead_ns);
+    lead_ns = 0;
+    return shim().wait_until(due);
+  }
   int64_t old = local_now().load();
   while (old < t_ns && !local_now().compare_exchange_weak(old, t_ns)) {
   }
 }
 
 void HostClock::charge_ns(int64_t ns) {
-  if (shim().on) return shim().charge(ns);
+  if (shim().on) {
+    if ((lead_ns += ns) >= kLump_ns) shim().charge(std::exchange(lead_ns, 0));
+    return;
+  }
   local_now().fetch_add(ns, std::memory_order_relaxed);
 }
 
