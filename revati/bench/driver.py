@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from revati.bench.plan import METRICS, SERVER_LOG, STATUS, BenchPlan
+from revati.bench.client import real_seconds
+from revati.bench.plan import CLIENT_LOG, METRICS, SERVER_LOG, STATUS, BenchPlan
 
 _POLL_S = 0.2
 _EXIT_INTERRUPTED = 130
@@ -49,12 +50,6 @@ class Status:
 
 class Interrupted(Exception):
     """The user asked to stop."""
-
-
-def real_seconds() -> float:
-    """Real time since boot: the kernel's file, because clocks are virtual in here."""
-    with open("/proc/uptime") as file:
-        return float(file.read().split()[0])
 
 
 class Driver:
@@ -125,7 +120,10 @@ class Driver:
         self.status.write(self.plan.run_dir)
         self.status.client_start_s = self._elapsed_s()
         wall_start_s = real_seconds()
-        self._client = subprocess.Popen(self.plan.client_command, stdin=subprocess.DEVNULL)
+        with open(self.plan.run_dir / CLIENT_LOG, "wb") as log:
+            self._client = subprocess.Popen(
+                self.plan.client_command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True
+            )
         try:
             code = self._client.wait()
         finally:
@@ -134,6 +132,8 @@ class Driver:
         self.status.client_exit = code
         if code != 0 and self._server is not None and self._server.poll() is not None:
             raise ServerFailed(f"the server ended with code {self._server.returncode} under load")
+        if code != 0:
+            self.status.error = f"the client ended with code {code}"
         return code
 
     def _stop(self) -> None:
@@ -184,10 +184,10 @@ def _end(process: subprocess.Popen[bytes], signals: tuple[int, ...], timeout_s: 
     process.wait()
 
 
-def log_tail(run_dir: Path, lines: int = _LOG_TAIL_LINES) -> list[str]:
-    """Last lines of the server's log."""
+def log_tail(run_dir: Path, name: str = SERVER_LOG, lines: int = _LOG_TAIL_LINES) -> list[str]:
+    """Last lines of the server's (or client's) log."""
     try:
-        return (run_dir / SERVER_LOG).read_text(errors="replace").splitlines()[-lines:]
+        return (run_dir / name).read_text(errors="replace").splitlines()[-lines:]
     except OSError:
         return []
 

@@ -17,7 +17,10 @@ CLIENT_RESULT = "client.json"
 SERVER_LOG = "server.log"
 STATUS = "bench-status.json"
 METRICS = "metrics.txt"
+CLIENT_LOG = "client.log"
 _VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
+_CLIENT = (sys.executable, "-m", "revati.bench.client")
+_GRACE_S = 30  # so that workers end by themselves and write their reports; vLLM would kill them at once
 
 # Dynamo and the graph split stay on; only inductor's code generation is left out (no GPU to compile for), and
 # the fused custom ops stand for its fused kernels.
@@ -131,13 +134,14 @@ def make_plan(
         raise FlagError(f"port {port} on {host} is in use; leave --port out to get a free one")
     kept, compilation = merged_compilation_config(flags)
     server = [*_VLLM, "serve", engine_model, *_without(kept, "--model", 1), *compilation]
-    client = [*_VLLM, "bench", "serve", *_without(flags.client, "--model", 1), "--model", model]
+    client = [*_CLIENT, "bench", "serve", *_without(flags.client, "--model", 1), "--model", model]
     if engine_model != model:
         server += _unless(flags, "--served-model-name", model)
         client += _unless(flags, "--tokenizer", engine_model)
     for command in (server, client):
         command += _unless(flags, "--host", host) + ([] if port_text else ["--port", str(port)])
     server += _unless(flags, "--load-format", "dummy")
+    server += _unless(flags, "--shutdown-timeout", str(_GRACE_S))
     client = _own_result_file(client, run_dir)
     client += _unless(flags, "--percentile-metrics", "ttft,tpot,itl,e2el")
     client += _unless(flags, "--request-id-prefix", "bench-")

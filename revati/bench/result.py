@@ -11,8 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revati.bench.engine_log import EngineSample, counters, read_engine, read_samples, request_parts_ms
-from revati.bench.plan import CLIENT_RESULT, METRICS, SERVER_LOG, STATUS, BenchPlan
+from revati.bench.client import TIMES
+from revati.bench.engine_log import (
+    EngineSample,
+    counters,
+    read_engine,
+    read_samples,
+    request_parts_ms,
+    root_cause,
+)
+from revati.bench.plan import CLIENT_LOG, CLIENT_RESULT, METRICS, SERVER_LOG, STATUS, BenchPlan
 from revati.cli.world import WorldResult
 from revati.report.ops import load_json
 from revati.report.summary import run_block
@@ -42,6 +50,7 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
     status = load_json(plan.run_dir / STATUS)
     log, metrics = _text(plan.run_dir / SERVER_LOG), _text(plan.run_dir / METRICS)
     client = load_json(plan.run_dir / CLIENT_RESULT)
+    times = load_json(plan.run_dir / TIMES)
     block = run_block(world)
     block["engine"] = {"name": "vllm", **read_engine(log, metrics)}
     block["engine_counters"] = counters(metrics)
@@ -51,22 +60,21 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
     block["server_arguments"] = _public_arguments(plan.server_command, plan)
     block["client_arguments"] = _public_arguments(plan.client_command, plan)
     block["wall"].update(
-        serving_wall_s=status.get("client_wall_s"),
+        serving_wall_s=times.get("load_wall_s"),
         start_up_wall_s=status.get("ready_wall_s"),
-        serving_speed_up=_serving_speed_up(client, status),
+        serving_speed_up=_serving_speed_up(times),
     )
     error = status.get("error")
-    if error and (cause := root_cause(log)):
+    words = log if status.get("stage") == "server failed" else _text(plan.run_dir / CLIENT_LOG)
+    if error and (cause := root_cause(words)):
         error = f"{error}: {cause}"
     return BenchResult(client, block, read_samples(log), str(block["stage"]), error)
 
 
-def _serving_speed_up(client: dict[str, Any], status: dict[str, Any]) -> float | None:
-    """Virtual over wall time of the client's part of the run (start-up excluded on both sides)."""
-    begin, end, wall_s = (status.get(key) for key in ("client_start_s", "client_end_s", "client_wall_s"))
-    if not client or begin is None or end is None or not wall_s:
-        return None
-    return (float(end) - float(begin)) / float(wall_s)
+def _serving_speed_up(times: dict[str, Any]) -> float | None:
+    """Virtual over wall time of the load (start-up excluded on both sides)."""
+    virtual_s, wall_s = times.get("load_s"), times.get("load_wall_s")
+    return float(virtual_s) / float(wall_s) if virtual_s and wall_s else None
 
 
 def _public_arguments(command: list[str], plan: BenchPlan) -> list[str]:

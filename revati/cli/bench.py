@@ -92,14 +92,15 @@ def _write_outputs(
     outcome: BenchOutcome, result: Path | None, html: Path | None, server_log: Path | None, run_dir: Path
 ) -> None:
     from revati.bench.driver import log_tail
-    from revati.bench.plan import SERVER_LOG
+    from revati.bench.plan import CLIENT_LOG, SERVER_LOG
     from revati.report.bench_summary import print_bench_summary
 
     bench = outcome.result
     if server_log is not None and (run_dir / SERVER_LOG).is_file():
         shutil.copyfile(run_dir / SERVER_LOG, server_log)
     if bench.error:
-        print("\n".join(log_tail(run_dir)), file=sys.stderr)
+        failed = SERVER_LOG if bench.stage == "server failed" else CLIENT_LOG
+        print("\n".join(log_tail(run_dir, failed)), file=sys.stderr)
         print(f"revati: {bench.error}", file=sys.stderr)
     if result is not None:
         result.write_text(bench.to_json(detailed=outcome.detailed))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from revati.bench.client import TIMES
 from revati.bench.engine_log import counters, read_engine, read_samples, request_parts_ms, root_cause
 from revati.bench.plan import CLIENT_RESULT, METRICS, SERVER_LOG, STATUS, BenchPlan
 from revati.bench.result import collect
@@ -50,7 +51,8 @@ def finished(tmp_path: Path) -> tuple[BenchPlan, WorldResult]:
         "generated_texts": ["a", "b"],
     }
     (tmp_path / CLIENT_RESULT).write_text(json.dumps(client))
-    times = {"ready_s": 3.0, "client_start_s": 3.0, "client_end_s": 9.0, "client_wall_s": 2.0}
+    times = {"ready_s": 3.0, "client_start_s": 3.0, "client_end_s": 9.0, "client_wall_s": 4.0}
+    (tmp_path / TIMES).write_text(json.dumps({"load_s": 6.0, "load_wall_s": 2.0}))
     (tmp_path / STATUS).write_text(json.dumps({"stage": "done", **times}))
     for pid, rank in ((11, 0), (12, 1)):
         ops = [
