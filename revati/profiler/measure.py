@@ -11,6 +11,7 @@ not apply to a family are null. Sizes are elements unless named bytes; `latency_
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,9 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
     """`frame` in the schema: missing columns become null, unknown ones are an error; values are checked."""
     unknown = sorted(set(frame.columns) - set(SCHEMA.names))
     if unknown:
-        raise MeasurementError(f"columns {', '.join(unknown)} are not in the measurement schema (docs/latency.md)")
+        raise MeasurementError(
+            f"columns {', '.join(unknown)} are not in the measurement schema (docs/latency.md)"
+        )
     columns = {}
     for field in SCHEMA:
         if field.name in frame.columns:
@@ -106,11 +109,18 @@ def validate(frame: pd.DataFrame) -> None:
                     raise MeasurementError(f"family {family}: column {name} is required and has empty cells")
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Check and write measurements as Parquet."""
+def write(frame: pd.DataFrame, path: Path, sources: list[dict[str, str]] | None = None) -> None:
+    """Check and write measurements as Parquet; `sources` (name, version, licence, file, sha256) go along."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = to_table(frame).replace_schema_metadata({"revati_schema": str(SCHEMA_VERSION)})
-    pq.write_table(table, path, compression="zstd")
+    meta = {"revati_schema": str(SCHEMA_VERSION), "revati_sources": json.dumps(sources or [])}
+    pq.write_table(to_table(frame).replace_schema_metadata(meta), path, compression="zstd")
+
+
+def read_sources(path: Path) -> list[dict[str, str]]:
+    """The `sources` that `write` put into a file; [] for a file of another origin."""
+    raw = (pq.read_schema(path).metadata or {}).get(b"revati_sources", b"[]")
+    sources: list[dict[str, str]] = json.loads(raw)
+    return sources
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -118,7 +128,9 @@ def read(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise MeasurementError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None
+        raise MeasurementError(
+            f"{path}: not a readable Parquet file ({' '.join(str(error).split())})"
+        ) from None
     version = (table.schema.metadata or {}).get(b"revati_schema")
     if version is not None and int(version) != SCHEMA_VERSION:
         raise MeasurementError(f"{path}: schema version {int(version)}, expected {SCHEMA_VERSION}")

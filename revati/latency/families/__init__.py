@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 def load(family: str, profile: Profile) -> Estimator | None:
     """The estimator of `family` ("gemm", "attention", "moe", "collective") that `profile` ships, or None."""
     models = {
-        name: entry for name, entry in profile.provenance.get("models", {}).items() if entry["family"] == family
+        name: entry
+        for name, entry in profile.provenance.get("models", {}).items()
+        if entry["family"] == family
     }
     if not models:
         return None

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 EMPTY_NS = 3000.0
 COLD_HBM_EFFICIENCY, WARM_L2_EFFICIENCY, RESIDENT_SHARE = 0.815, 0.85, 0.8
 """From the slopes of decode time over KV bytes on an H100, below and above its L2 size: 4.7 and 2.73 TB/s."""
-DEFAULT_OVERLAP = 0.6
+OVERLAP = 1.0
+"""Share of the shorter part that a call over both parts pays beside the longer one, where no mixed call was
+measured. FlashAttention 2 on the two RTX cards pays 1.0 to 1.9 times the sum of both (it reads keys once a query
+head when any sequence has several new tokens); FlashAttention 3 packs the heads of a group, so: the sum."""
 
 Parts = tuple[int, float, int, int, float, float]  # decodes, mean keys, longest; prefills, mean new, context
 
@@ -64,7 +67,6 @@ class AttentionEstimator:
     def __init__(self, profile: Profile, models: dict[str, dict[str, Any]]) -> None:
         self.spec = profile.spec
         self.boosters = {entry["part"]: Booster(profile, entry) for entry in models.values()}
-        self.overlap = float(profile.provenance.get("overlap", {}).get("value", DEFAULT_OVERLAP))
         self._nodes: dict[tuple[Any, ...], float] = {}
         self._calls: dict[tuple[Any, ...], tuple[float, str]] = {}
 
@@ -77,7 +79,15 @@ class AttentionEstimator:
         if not shape.causal:
             return self._not_causal(shape)
         parts = split(shape)
-        key = (shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim_v, shape.window, shape.kv_kind, parts)
+        key = (
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.head_dim_v,
+            shape.window,
+            shape.kv_kind,
+            parts,
+        )
         hit = self._calls.get(key)
         if hit is None:
             computed = self._compute(shape, parts)
@@ -99,7 +109,7 @@ class AttentionEstimator:
             floor = min(decode[0], prefill[0], EMPTY_NS * 2)
             long, short = max(decode[0], prefill[0]) - floor, min(decode[0], prefill[0]) - floor
             flag = "outside" if "outside" in (decode[1], prefill[1]) else "edge"
-            return floor + long + self.overlap * short, flag
+            return floor + long + OVERLAP * short, flag
         return decode or prefill
 
     def _heads(self, shape: AttentionShape, rows: int) -> af.Heads:
@@ -126,7 +136,15 @@ class AttentionEstimator:
             for b, wb in bracket(grid["decode_seqs"], count)
             for k, wk in bracket(grid["decode_kv"], keys)
         ]
-        head = ("d", shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim_v, shape.window, shape.kv_kind)
+        head = (
+            "d",
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.head_dim_v,
+            shape.window,
+            shape.kv_kind,
+        )
         missing = [(b, k) for b, k, _ in nodes if (*head, b, k) not in self._nodes]
         if missing:
             b, k = np.array(missing).T.astype(float)
@@ -148,7 +166,9 @@ class AttentionEstimator:
         slow = size / (COLD_HBM_EFFICIENCY * self.spec.hbm_bytes_per_s)
         return max(0.0, resident * (slow - size / (WARM_L2_EFFICIENCY * self.spec.l2_bytes_per_s))) * 1e9
 
-    def _prefill(self, shape: AttentionShape, count: int, query: float, context: float) -> tuple[float, str] | None:
+    def _prefill(
+        self, shape: AttentionShape, count: int, query: float, context: float
+    ) -> tuple[float, str] | None:
         booster = self.boosters.get("prefill")
         if booster is None:
             return None
@@ -157,7 +177,9 @@ class AttentionEstimator:
             # Same tiles, same work a tile: a longer prompt in fewer sequences stands for the cached context.
             longer = query + 2 * context
             rows = max(query, 128.0)
-            ns = self._prefill_nodes(booster, shape, count * rows / (rows + 2 * context), rows + 2 * context, 0.0)
+            ns = self._prefill_nodes(
+                booster, shape, count * rows / (rows + 2 * context), rows + 2 * context, 0.0
+            )
             ranges = {"prefill_q": longer}
             flag = "edge" if confidence(booster.ranges, ranges) != "outside" else "outside"
             return ns, flag

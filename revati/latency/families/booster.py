@@ -41,7 +41,9 @@ class Booster:
 
         path = self._profile.model_path(self.entry["file"])
         if path is None:
-            raise ProfileError(f"{self._profile.folder}: model {self.entry['file']} is listed but not shipped")
+            raise ProfileError(
+                f"{self._profile.folder}: model {self.entry['file']} is listed but not shipped"
+            )
         import xgboost
 
         model = xgboost.Booster({"nthread": 1})

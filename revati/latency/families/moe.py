@@ -32,7 +32,14 @@ KINDS = ("bf16", "fp8", "fp8_block", "int4_wo", "fp4", "mxfp4_wo", "mxfp4")
 
 
 def features(
-    tokens: Array, topk: Array, experts: Array, hidden: Array, inter: Array, kind: str, active: Array, spec: GpuSpec
+    tokens: Array,
+    topk: Array,
+    experts: Array,
+    hidden: Array,
+    inter: Array,
+    kind: str,
+    active: Array,
+    spec: GpuSpec,
 ) -> tuple[Array, Array]:
     """(features, roofline us) of both products of one layer; `inter` and `experts` as on one rank."""
     rows = tokens * topk
@@ -91,12 +98,20 @@ class MoeEstimator:
         matrix, roof = features(tokens, topk, experts, one * hidden, one * inter, kind, balanced, self.spec)
         total = float(np.exp(self.booster.predict(matrix)[0]) * (roof[0] + OFFSET_US)) * 1e3
         random = one * max(1.0, active_experts(shape.tokens, shape.topk, shape.experts))
-        _, random_roof = features(tokens, topk, experts, one * hidden, one * inter, shape.kind, random, self.spec)
+        _, random_roof = features(
+            tokens, topk, experts, one * hidden, one * inter, shape.kind, random, self.spec
+        )
         total *= float((random_roof[0] + OFFSET_US) / (roof[0] + OFFSET_US))
         total = max(total - self.small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof[0] * 1e3)
         share = {"up": 2 / 3, "down": 1 / 3}.get(shape.stage, 1.0)
         flag = confidence(
             self.booster.ranges,
-            {"tokens": shape.tokens, "experts": shape.experts, "hidden": hidden, "inter": inter, "topk": shape.topk},
+            {
+                "tokens": shape.tokens,
+                "experts": shape.experts,
+                "hidden": hidden,
+                "inter": inter,
+                "topk": shape.topk,
+            },
         )
         return total * share, flag if kind == shape.kind else "outside"

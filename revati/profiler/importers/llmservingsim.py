@@ -48,12 +48,16 @@ def load(root: Path, gpu: str) -> pd.DataFrame:
 
     folders = [root / name for name, known in HARDWARE.items() if known == gpu and (root / name).is_dir()]
     if not folders:
-        raise MeasurementError(f"{root}: no measurements of {gpu!r}; expected one of {', '.join(HARDWARE)} in it")
+        raise MeasurementError(
+            f"{root}: no measurements of {gpu!r}; expected one of {', '.join(HARDWARE)} in it"
+        )
     frames = []
     for path in source_files(root, gpu):
         model = MODELS.get(path.parents[2].name)
         if model is None:
-            raise MeasurementError(f"{path}: model {path.parents[2].name!r} has no sizes here; add it to MODELS")
+            raise MeasurementError(
+                f"{path}: model {path.parents[2].name!r} has no sizes here; add it to MODELS"
+            )
         tp = int(path.parent.name.removeprefix("tp"))
         meta = yaml.safe_load((path.parents[1] / "meta.yaml").read_text())
         raw = pd.read_csv(path)
@@ -94,7 +98,12 @@ def _dense(raw: pd.DataFrame, model: Model, tp: int) -> list[dict[str, Any]]:
     }
     rows: list[dict[str, Any]] = []
     for layer, tokens, time_us in raw[["layer", "tokens", "time_us"]].itertuples(index=False):
-        row: dict[str, Any] = {"label": layer, "latency_ns": time_us * US, "l2": "cold", "tokens": int(tokens)}
+        row: dict[str, Any] = {
+            "label": layer,
+            "latency_ns": time_us * US,
+            "l2": "cold",
+            "tokens": int(tokens),
+        }
         if layer in products:
             n, k = products[layer]
             row |= {"family": "gemm", "kind": "bf16", "m": int(tokens), "n": n, "k": k, "batch": 1}
@@ -113,7 +122,13 @@ def _per_sequence(raw: pd.DataFrame, model: Model, tp: int) -> list[dict[str, An
     for layer, count, time_us in raw[["layer", "sequences", "time_us"]].itertuples(index=False):
         row: dict[str, Any] = {"label": layer, "latency_ns": time_us * US, "l2": "cold"}
         if layer == "lm_head":
-            row |= {"family": "gemm", "kind": "bf16", "m": int(count), "n": model.vocab // tp, "k": model.hidden}
+            row |= {
+                "family": "gemm",
+                "kind": "bf16",
+                "m": int(count),
+                "n": model.vocab // tp,
+                "k": model.hidden,
+            }
             row |= {"batch": 1}
         elif layer == "sampler":
             row |= {"family": "sampler", "read_bytes": count * model.vocab * 4.0, "write_bytes": 8.0 * count}
@@ -126,7 +141,7 @@ def _per_sequence(raw: pd.DataFrame, model: Model, tp: int) -> list[dict[str, An
 def _attention(raw: pd.DataFrame, model: Model, tp: int) -> dict[str, Any]:
     raw = raw[(raw["prefill_chunk"] > 0) | (raw["n_decode"] > 0)]
     return {
-        "label": ["attention"] * len(raw), "family": "attention", "kind": "bf16", "kv_kind": "bf16", "l2": "warm",
+        "label": ["attention"] * len(raw), "family": "attention", "kind": "bf16", "kv_kind": "bf16", "l2": "cold",
         "heads": model.heads // tp, "kv_heads": max(1, model.kv_heads // tp), "head_dim": model.head_dim,
         "head_dim_v": model.head_dim, "window": 0,
         "prefill_seqs": (raw["prefill_chunk"] > 0).astype(int).to_numpy(),

@@ -1,0 +1,277 @@
+"""`revati profile import | fit | report | show | collect` and `revati gpus`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    help="Profiles of real GPUs: measurements, models, and their held-out errors.", no_args_is_help=True
+)
+REPORT_FILE = "heldout.json"
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)
+
+
+def _sources(name: str, version: str, licence: str, root: Path, files: list[Path]) -> list[dict[str, str]]:
+    from revati.latency.store import sha256_file
+
+    return [
+        {
+            "name": name,
+            "version": version,
+            "licence": licence,
+            "file": str(f.relative_to(root)),
+            "sha256": sha256_file(f),
+        }
+        for f in files
+    ]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="aiconfigurator, llmservingsim or csv")],
+    path: Annotated[Path, typer.Argument(help="wheel or folder; folder with RTX4090/...; CSV file")],
+    gpu: Annotated[str, typer.Option(help="id of the GPU, as `revati gpus` lists them")],
+    engine: Annotated[str, typer.Option(help="aiconfigurator: whose kernels")] = "vllm",
+    out: Annotated[Path | None, typer.Option(help="file to write; default: the measurements folder")] = None,
+) -> None:
+    """Turn third-party measurements into a measurement file (docs/latency.md has the schema)."""
+    from revati.profiler import measure, recipes
+    from revati.spec import load_spec
+
+    try:
+        load_spec(gpu)
+        if not path.exists():
+            raise measure.MeasurementError(f"{path}: no such file or folder")
+        if source == "aiconfigurator":
+            from revati.profiler.importers import aiconfigurator
+
+            root = aiconfigurator.data_root(path)
+            frame = aiconfigurator.load(root, gpu, engine)
+            files = sorted(aiconfigurator.source_files(root, gpu, engine).values())
+            sources = _sources(
+                "aiconfigurator-core", aiconfigurator.VERSION, aiconfigurator.LICENCE, root, files
+            )
+        elif source == "llmservingsim":
+            from revati.profiler.importers import llmservingsim
+
+            frame = llmservingsim.load(path, gpu)
+            version = "+".join(sorted(frame["engine_version"].unique()))
+            files = llmservingsim.source_files(path, gpu)
+            sources = _sources("LLMServingSim", f"vLLM {version}", llmservingsim.LICENCE, path, files)
+        elif source == "csv":
+            import pandas as pd
+
+            frame = pd.read_csv(path)
+            frame["gpu"], frame["source"] = gpu, "csv"
+            sources = _sources(path.name, "-", "-", path.parent, [path])
+        else:
+            raise measure.MeasurementError(
+                f"source {source!r}: expected aiconfigurator, llmservingsim or csv"
+            )
+        target = out or recipes.measurement_path(f"{gpu}.{source}")
+        measure.write(frame, target, sources)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    counts = ", ".join(f"{n} {family}" for family, n in frame["family"].value_counts().items())
+    typer.echo(f"{target}: {len(frame)} measurements ({counts})")
+
+
+def _rows(gpu: str) -> tuple[Any, Any, list[Path], list[Path], bool]:
+    from revati.profiler import measure, recipes
+    from revati.profiler.fit import load_rows
+
+    recipe = recipes.recipe_of(gpu)
+    files = [recipes.measurement_path(n) for n in recipe.files]
+    pool = [recipes.measurement_path(n) for n in recipe.pool]
+    if not files:
+        raise measure.MeasurementError(
+            f"no measurements of {gpu} in {recipes.measurements_dir()}; import or collect"
+        )
+    for file in files + pool:
+        if not file.is_file():
+            name, _, source = file.name.removesuffix(".parquet").partition(".")
+            raise measure.MeasurementError(
+                f"{file}: missing; make it with `revati profile import {source} PATH --gpu {name}`"
+            )
+    own, other = load_rows(gpu, files, pool)
+    return own, other, files, pool, recipe.pool_shapes
+
+
+@app.command()
+def fit(
+    gpu: Annotated[str, typer.Argument(help="id of the GPU")],
+    out: Annotated[Path | None, typer.Option(help="folder to write; default: the profile itself")] = None,
+) -> None:
+    """Fit the models of a profile from its measurement files; the same files give the same bits."""
+    from revati.profiler.fit import fit_profile
+    from revati.spec import load_spec, profiles_dir
+
+    try:
+        load_spec(gpu)
+        _own, _other, files, pool, pool_shapes = _rows(gpu)
+        folder = out or profiles_dir() / gpu
+        provenance = fit_profile(gpu, files, pool, folder, pool_shapes=pool_shapes)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    size = sum((folder / name).stat().st_size for name in provenance["files"])
+    typer.echo(f"{folder}: {len(provenance['models'])} models, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def report(
+    gpu: Annotated[str, typer.Argument(help="id of the GPU")],
+    write: Annotated[
+        bool, typer.Option("--write", help="also keep it in the profile (heldout.json)")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="unpacked aiconfigurator-core: adds its own estimates")
+    ] = None,
+) -> None:
+    """Held-out errors: fit without some shapes, predict them. Ours, and the roofline on the same rows."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from revati.profiler import heldout
+    from revati.spec import load_spec, profiles_dir
+
+    console = Console(stderr=True)
+    try:
+        load_spec(gpu)
+        own, other, _files, _pool, pool_shapes = _rows(gpu)
+        with console.status("fitting") as status:
+            results = heldout.all_results(gpu, own, other, pool_shapes, status.update)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    rows = [asdict(result) for result in results]
+    if baseline is not None:
+        from revati.profiler import baseline as theirs
+
+        try:
+            theirs.add(rows, gpu, own, baseline)
+        except (ValueError, OSError, ImportError) as error:
+            _fail(error)
+    _print_report(gpu, rows)
+    if write:
+        (profiles_dir() / gpu / REPORT_FILE).write_text(
+            json.dumps({"gpu": gpu, "rows": rows}, indent=1) + "\n"
+        )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _print_report(gpu: str, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{gpu}: error at held-out shapes (mean absolute, percent)")
+    for name in (
+        "family",
+        "left out",
+        "rows",
+        "ours",
+        "median",
+        "p95",
+        "top 10% FLOPs",
+        "AIConfigurator",
+        "roofline",
+    ):
+        table.add_column(name, justify="left" if name in ("family", "left out") else "right")
+    for row in rows:
+        table.add_row(
+            row["family"], row["split"], str(row["rows"]), _percent(row["ours"]), _percent(row["median"]),
+            _percent(row["p95"]), _percent(row["top_flops"]), _percent(row.get("aiconfigurator")),
+            _percent(row["roofline"]),
+        )  # fmt: skip
+    Console(width=150).print(table)
+
+
+@app.command()
+def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
+    """What a profile holds: spec, models with sources, ranges and held-out errors."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from revati.latency.store import load_profile
+
+    try:
+        profile = load_profile(gpu)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    spec = profile.spec
+    typer.echo(f"{spec.id}: {spec.name}, {spec.memory_bytes / 2**30:.2f} GiB, {spec.sm_count} SMs, "
+               f"{spec.hbm_bytes_per_s / 1e12:.2f} TB/s, {spec.peak_flops.bf16 / 1e12:.0f} TFLOPS bf16")  # fmt: skip
+    table = Table("model", "rows", "pooled", "timing", "implementations", "engine")
+    for name, entry in sorted(profile.provenance.get("models", {}).items()):
+        table.add_row(
+            name, str(entry["rows"]), str(entry.get("pooled_rows", 0)), entry["timing"],
+            ", ".join(entry["implementations"]), ", ".join(entry["engine_versions"]),
+        )  # fmt: skip
+    console = Console(width=150)
+    console.print(table)
+    table = Table("bandwidth family", "start us", "HBM", "L2", "fit error", "source")
+    for name, model in sorted(profile.bandwidth.items()):
+        table.add_row(
+            name, f"{model.start_ns / 1e3:.2f}", f"{model.hbm_efficiency:.2f}", f"{model.l2_efficiency:.2f}",
+            "-" if model.error is None or model.error != model.error else _percent(model.error), model.source,
+        )  # fmt: skip
+    console.print(table)
+    for source in profile.provenance.get("sources", []):
+        typer.echo(
+            f"{source['name']} {source['version']} ({source['licence']}) {source['file']} {source['sha256'][:12]}"
+        )
+    kept = profile.folder / REPORT_FILE
+    if kept.is_file():
+        _print_report(gpu, json.loads(kept.read_text())["rows"])
+
+
+def gpus() -> None:
+    """GPUs that can be emulated: source of their numbers, families covered, held-out error."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from revati.latency.store import load_profile
+    from revati.spec import list_gpus
+
+    table = Table(
+        "id",
+        "name",
+        "memory GiB",
+        "families with models",
+        "source",
+        "held-out error (gemm / decode / prefill)",
+    )
+    try:
+        for gpu in list_gpus():
+            profile = load_profile(gpu)
+            models = profile.provenance.get("models", {})
+            sources = sorted({f"{s['name']} {s['version']}" for s in profile.provenance.get("sources", [])})
+            table.add_row(
+                gpu, profile.spec.name, f"{profile.spec.memory_bytes / 2**30:.1f}",
+                ", ".join(sorted(models)) or "none (roofline)", "\n".join(sources) or "-", _kept_errors(profile.folder),
+            )  # fmt: skip
+    except (ValueError, OSError) as error:
+        _fail(error)
+    Console(width=170).print(table)
+
+
+def _kept_errors(folder: Path) -> str:
+    path = folder / REPORT_FILE
+    if not path.is_file():
+        return "not reported"
+    wanted = {"gemm bf16": "unseen (n, k) pairs", "decode attention": "unseen", "prefill attention": "unseen"}
+    found = {}
+    for row in json.loads(path.read_text())["rows"]:
+        if row["family"] in wanted and row["split"].startswith(wanted[row["family"]]):
+            found.setdefault(row["family"], _percent(row["ours"]))
+    return " / ".join(found.get(name, "-") for name in wanted)
