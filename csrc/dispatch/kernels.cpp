@@ -89,17 +89,21 @@ void device_to_host(const at::Tensor& dst, const at::Tensor& src, bool non_block
   if (!capturing && (!non_blocking || !dst.is_pinned())) wait_current(device);
 }
 
+bool store_on_device(const at::Tensor& dst, const at::Tensor& src) {
+  OwnWork own;
+  int64_t most = c10::isIntegralType(src.scalar_type(), true) ? policy().live_elements_int : policy().live_elements_float;
+  bool live = is_live(src) && src.numel() <= most && make_live(dst);
+  if (live) host_view(dst).copy_(host_view(src));
+  else store_phantom(dst);
+  return live;
+}
+
 void device_to_device(const at::Tensor& dst, const at::Tensor& src) {
-  auto move = [dst, src] {
-    OwnWork own;
-    bool whole = is_live(src) && src.numel() <= (c10::isIntegralType(src.scalar_type(), true) ? policy().live_elements_int : policy().live_elements_float);
-    if (whole && make_live(dst)) host_view(dst).copy_(host_view(src));
-    else store_phantom(dst);
-  };
   int device = dst.get_device();
   Timeline& timeline = Timeline::get();
-  move();
-  if (timeline.capturing(device, timeline.current(device))) timeline.captured_rerun(device, move);
+  bool live = store_on_device(dst, src);
+  if (live && timeline.capturing(device, timeline.current(device)))  // a phantom copy must not keep its tensors alive
+    timeline.captured_rerun(device, [dst, src] { store_on_device(dst, src); });
   note_copy("copy::d2d", dst, src, device);
 }
 

@@ -7,6 +7,11 @@
 #include "device/backend.h"
 
 namespace revati {
+namespace {
+void weak_phantom(void*) {}  // deleters that tell a weak view of phantom memory from one of live memory
+void weak_live(void*) {}
+bool is_weak_phantom(const c10::DataPtr& p) { return p.get_deleter() == &weak_phantom; }
+}  // namespace
 
 ValuePolicy& policy() {
   static ValuePolicy p;
@@ -18,7 +23,7 @@ bool on_device(const at::Tensor& t) { return t.defined() && t.device().type() ==
 bool is_live(const at::Tensor& t) {
   if (t.numel() == 0) return true;
   const Block* b = block_of(t.storage().data_ptr());
-  if (!b) return true;
+  if (!b) return !is_weak_phantom(t.storage().data_ptr());
   return !b->phantom.load(std::memory_order_relaxed) && b->requested <= policy().live_storage_bytes;
 }
 
@@ -36,7 +41,7 @@ void fill_with_policy(const at::Tensor& host) {
 bool make_live(const at::Tensor& t) {
   if (t.numel() == 0) return true;
   Block* b = block_of(t.storage().data_ptr());
-  if (!b) return true;
+  if (!b) return !is_weak_phantom(t.storage().data_ptr());
   if (b->requested > policy().live_storage_bytes) return false;
   if (!b->phantom.load(std::memory_order_relaxed)) return true;
   int64_t n = int64_t(t.storage().nbytes() / t.element_size());
@@ -50,6 +55,15 @@ at::Tensor host_view(const at::Tensor& t) {
   if (t.numel() == 0) return at::empty_strided(t.sizes(), t.strides(), options);
   char* base = static_cast<char*>(t.storage().data_ptr().get()) + size_t(t.storage_offset()) * t.element_size();
   return at::for_blob(base, t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
+}
+
+at::Tensor weak_view(const at::Tensor& t) {
+  const c10::DataPtr& own = t.storage().data_ptr();
+  c10::DataPtr data(own.get(), own.get(), is_live(t) ? &weak_live : &weak_phantom, t.device());
+  c10::Storage storage(c10::Storage::use_byte_size_t(), t.storage().nbytes(), std::move(data), nullptr, false);
+  auto view = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), t.key_set(), t.dtype());
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(t.sizes(), t.strides(), t.storage_offset());
+  return view;
 }
 
 at::Tensor uva_view(const at::Tensor& host) {

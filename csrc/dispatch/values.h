@@ -25,5 +25,7 @@ void fill_with_policy(const at::Tensor& host);
 at::Tensor host_view(const at::Tensor& t);
 /// A device tensor over pinned host memory, which it keeps alive (unified virtual addressing). Always live.
 at::Tensor uva_view(const at::Tensor& host);
+/// A tensor over the same memory that does not keep it alive, as engines hold the outputs of captured graphs.
+at::Tensor weak_view(const at::Tensor& t);
 
 }  // namespace revati

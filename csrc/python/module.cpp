@@ -204,6 +204,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("make_live", [](const at::Tensor& t) { return make_live(t); });
   m.def("token_id", [] { return policy().token_id; });
   m.def("uva_view", &uva_view);
+  m.def("weak_view", &weak_view);
   m.def("set_token_id", [](int64_t id) { policy().token_id = id; });
 
   m.def("memory_stats", &memory_stats);

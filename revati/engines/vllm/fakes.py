@@ -40,14 +40,15 @@ def register() -> None:
         library = torch.library.Library(namespace, "IMPL")
         library.impl(op, function, "Meta", allow_override=name in OVERRIDES)
         _libraries.append(library)
-    if "_C::get_cuda_view_from_cpu_tensor" in known and "uva" not in _done:
+    if "memory" not in _done and {"_C::get_cuda_view_from_cpu_tensor", "_C::weak_ref_tensor"} <= known:
         from revati import _C
 
-        _done.add("uva")
+        _done.add("memory")
         library = torch.library.Library("_C", "IMPL")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             library.impl("get_cuda_view_from_cpu_tensor", _C.uva_view, "CPU", allow_override=True)
+            library.impl("weak_ref_tensor", _C.weak_view, "CUDA", allow_override=True)
         _libraries.append(library)
 
 
@@ -85,11 +86,6 @@ def _fa2_kvcache(q: Any, kcache: Any, vcache: Any, *args: Any, **kwargs: Any) ->
     import torch
 
     return [torch.empty_like(q), torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device="meta")]
-
-
-@rule("_C::weak_ref_tensor")
-def _weak_ref(input: Any) -> Any:  # noqa: A002 - the op's own argument name
-    return input
 
 
 @rule("_moe_C::moe_wna16_gemm")
