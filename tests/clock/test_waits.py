@@ -1,0 +1,148 @@
+"""Every kind of wait takes exactly its virtual time and next to no wall time."""
+
+from __future__ import annotations
+
+import pytest
+
+MODES = ("free", "charged", "wall")
+
+# name: (program that sets `took`, expected seconds)
+WAITS = {
+    "time.sleep": ("time.sleep(3600)", 3600),
+    "event_timeout": ("threading.Event().wait(500)", 500),
+    "queue_timeout": ("take(lambda: queue.Queue().get(timeout=70), queue.Empty)", 70),
+    "lock_timeout": ("l = threading.Lock(); l.acquire(); l.acquire(timeout=40)", 40),
+    "condition_timeout": ("c = threading.Condition(); c.acquire(); c.wait(30)", 30),
+    "select": ("select.select([], [], [], 12.5)", 12.5),
+    "poll": ("select.poll().poll(9000)", 9),
+    "epoll": ("select.epoll().poll(8)", 8),
+    "socket_timeout": ("s, o = socket.socketpair(); s.settimeout(6); take(lambda: s.recv(1), OSError)", 6),
+    "sigtimedwait": ("signal.sigtimedwait([signal.SIGUSR1], 5)", 5),
+    "alarm": ("signal.signal(signal.SIGALRM, lambda *a: 0); signal.alarm(20); signal.pause()", 20),
+    "itimer": ("signal.signal(signal.SIGALRM, lambda *a: 0)\n"
+               "signal.setitimer(signal.ITIMER_REAL, 1.5); signal.pause()", 1.5),
+    "asyncio.sleep": ("asyncio.run(asyncio.sleep(0.1))", 0.1),
+    "pipeline": ("subprocess.run('sleep 10 | sleep 20; sleep 5', shell=True)", 25),
+    "os.system": ("os.system('sleep 2')", 2),
+    "os.popen": ("os.popen('sleep 2; echo').read()", 2),
+    "empty_environment": ("subprocess.run(['/bin/sleep', '4'], env={})", 4),
+    "join": ("x = threading.Thread(target=time.sleep, args=(11,)); x.start(); x.join()", 11),
+    "process_pool": ("p = multiprocessing.get_context('fork').Process(target=time.sleep, args=(3,))\n"
+                     "p.start(); p.join()", 3),
+    "multiprocessing_queue": ("q = multiprocessing.Queue(); take(lambda: q.get(timeout=15), queue.Empty)", 15),
+    "busy_wait_on_clock": ("while time.monotonic() - t < 0.05: pass", 0.05),
+    "sleep_zero_loop": ("e = threading.Timer(0.2, lambda: done.append(1)); e.start()\n"
+                        "while not done: time.sleep(0)", 0.2),
+}
+HEAD = """
+import asyncio, json, multiprocessing, os, queue, select, signal, socket, subprocess, threading, time
+done = []
+def take(f, error):
+    try: f()
+    except error: pass
+t = time.monotonic()
+"""
+TAIL = "\nprint(json.dumps({'took': time.monotonic() - t}))"
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_takes_its_virtual_time_exactly(virtual, name):
+    program, seconds = WAITS[name]
+    run = virtual(HEAD + program + TAIL)
+    assert run.values()["took"] == pytest.approx(seconds, abs=2e-3 if "loop" in name or "busy" in name else 1e-5)
+    assert run.wall_s < 10
+
+
+@pytest.mark.parametrize("mode", ["charged", "wall"])
+@pytest.mark.parametrize("name", ["time.sleep", "event_timeout", "epoll", "pipeline"])
+def test_other_modes_add_only_the_work(virtual, mode, name):
+    program, seconds = WAITS[name]
+    took = virtual(HEAD + program + TAIL, mode).values()["took"]
+    assert seconds <= took < seconds + 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sleep_of_an_hour_in_plain_c(virtual, mode):
+    run = virtual(["sleep", "3600"], mode)
+    assert run.code == 0 and run.wall_s < 5
+    assert run.stats["virtual_s"] == pytest.approx(3600, abs=0.5)
+    assert "jumps" in run.err.splitlines()[-1]
+
+
+def test_a_thousand_asyncio_tasks(virtual):
+    run = virtual("""
+        import asyncio, json, time
+        async def main():
+            async def one(i):
+                t = loop.time(); await asyncio.sleep(i / 10); return loop.time() - t - i / 10
+            loop = asyncio.get_running_loop()
+            return await asyncio.gather(*[one(i) for i in range(1000)])
+        late = asyncio.run(main())
+        print(json.dumps({"late": max(late), "early": min(late)}))
+    """)
+    assert run.values()["late"] < 1.1e-3  # asyncio rounds up to milliseconds
+    assert run.values()["early"] > -1e-4
+
+
+def test_uvloop(virtual):
+    pytest.importorskip("uvloop")
+    run = virtual("""
+        import asyncio, json, time, uvloop
+        async def main():
+            t = time.monotonic()
+            await asyncio.gather(*[asyncio.sleep(i) for i in range(50)])
+            return time.monotonic() - t
+        print(json.dumps({"took": uvloop.run(main())}))
+    """)
+    assert run.values()["took"] == pytest.approx(49, abs=2e-3)
+
+
+def test_fifty_threads_overlap(virtual):
+    run = virtual(HEAD + """
+threads = [threading.Thread(target=time.sleep, args=(3,)) for _ in range(50)]
+[x.start() for x in threads]; [x.join() for x in threads]""" + TAIL)
+    assert run.values()["took"] == pytest.approx(3, abs=1e-4)
+
+
+def test_signal_cuts_a_sleep_short(virtual):
+    run = virtual("""
+        import json, os, signal, subprocess, time
+        class Stop(Exception): pass
+        def stop(*a): raise Stop
+        signal.signal(signal.SIGUSR1, stop)
+        subprocess.Popen(["sh", "-c", f"sleep 7; kill -USR1 {os.getpid()}"])
+        t = time.monotonic()
+        try: time.sleep(1000)
+        except Stop: pass
+        print(json.dumps({"took": time.monotonic() - t}))
+    """)
+    assert run.values()["took"] == pytest.approx(7, abs=1e-5)
+
+
+@pytest.mark.parametrize("address", ["ipc://{dir}/a", "tcp://127.0.0.1:*"])
+def test_zmq_between_processes(virtual, address):
+    pytest.importorskip("zmq")
+    run = virtual("""
+        import json, os, sys, tempfile, time, zmq
+        c = zmq.Context(); pull = c.socket(zmq.PULL); rep = c.socket(zmq.REP); ends = []
+        for i, s in enumerate((pull, rep)):
+            s.bind("%s".format(dir=tempfile.mkdtemp())); ends.append(s.getsockopt_string(zmq.LAST_ENDPOINT))
+        if os.fork() == 0:
+            c = zmq.Context(); push = c.socket(zmq.PUSH); req = c.socket(zmq.REQ)
+            push.connect(ends[0]); req.connect(ends[1])
+            for _ in range(50): time.sleep(0.01); push.send(b"%%.9f" %% time.monotonic())
+            for _ in range(50): req.send(b""); req.recv()
+            push.close(); req.close(); c.term(); os._exit(0)
+        lag = 0
+        for i in range(50):
+            sent = float(pull.recv()); lag = max(lag, time.monotonic() - sent)
+            if i == 0: t = time.monotonic()
+        took = time.monotonic() - t; t = time.monotonic()
+        for _ in range(50): rep.recv(); time.sleep(0.003); rep.send(b"")
+        print(json.dumps({"push": took, "lag": lag, "rep": time.monotonic() - t}))
+        os.wait()
+    """ % address)
+    v = run.values()
+    assert v["push"] == pytest.approx(0.49, abs=1e-5)
+    assert v["rep"] == pytest.approx(0.15, abs=1e-5)
+    assert 0 <= v["lag"] < 1e-6
