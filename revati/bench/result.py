@@ -49,6 +49,7 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
     """Read everything the run left in its directory."""
     status = load_json(plan.run_dir / STATUS)
     log, metrics = _text(plan.run_dir / SERVER_LOG), _text(plan.run_dir / METRICS)
+    log = log.replace(str(plan.run_dir), "$RUN_DIR")
     client = load_json(plan.run_dir / CLIENT_RESULT)
     times = load_json(plan.run_dir / TIMES)
     block = run_block(world)

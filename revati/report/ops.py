@@ -107,7 +107,8 @@ def summarize_run_dir(run_dir: Path) -> OpsSummary:
 def _busy_by_rank(reports: list[ProcessReport]) -> dict[str, float]:
     busy: dict[str, float] = {}
     for report in reports:
-        label = report.process or str(report.pid)
+        program, *rest = (report.process or str(report.pid)).split(" ")
+        label = " ".join([program.rpartition("/")[2], *rest])
         if report.rank is not None and report.process:
             label = f"{report.process}/{report.rank}"
         busy[label] = busy.get(label, 0.0) + report.device_busy_ns

@@ -1,0 +1,180 @@
+"""How fast the emulation runs: virtual over wall time, and wall time over the floor.
+
+`python -m benchmarks.speed [SETUP...] [--concurrency 8,64,256]`. The floor is the same engine with the same
+requests and a worker that returns at once, in real time and without a device: what no emulation can go below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from revati.bench.plan import EMULATED_COMPILATION
+from revati.cli.environment import RunOptions, build_environment
+from revati.cli.world import make_run_dir, remove_run_dir, run_world
+from revati.models.catalogue import find_model
+from revati.models.materialise import materialise
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One model on one number of GPUs."""
+
+    name: str
+    model: str
+    gpus: int
+    engine_args: dict[str, Any]
+
+
+SETUPS = (
+    Setup("8b-tp1", "meta-llama/Llama-3.1-8B-Instruct", 1, {}),
+    Setup("70b-tp4", "meta-llama/Llama-3.1-70B-Instruct", 4, {"tensor_parallel_size": 4}),
+    Setup(
+        "235b-ep8",
+        "Qwen/Qwen3-235B-A22B",
+        8,
+        {"tensor_parallel_size": 8, "enable_expert_parallel": True},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one setup gave at one concurrency; seconds."""
+
+    setup: str
+    concurrency: int
+    requests: int
+    virtual_s: float
+    wall_s: float
+    floor_wall_s: float | None
+
+    @property
+    def speed_up(self) -> float:
+        """How much faster than the real GPU the emulation ran."""
+        return self.virtual_s / self.wall_s
+
+    @property
+    def floor_ratio(self) -> float | None:
+        """Wall time over that of the engine alone."""
+        return self.wall_s / self.floor_wall_s if self.floor_wall_s else None
+
+
+def engine_args(setup: Setup) -> dict[str, Any]:
+    """Arguments of the engine, the same for the emulation and for the floor."""
+    entry = find_model(setup.model)
+    if entry is None:
+        raise SystemExit(f"unknown model {setup.model}")
+    return {
+        "model": str(materialise(entry)),
+        "load_format": "dummy",
+        "max_model_len": 4096,
+        "compilation_config": EMULATED_COMPILATION,
+        **setup.engine_args,
+    }
+
+
+def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Speed:
+    """Emulate a setup, then run its floor."""
+    requests = concurrency * arguments.rounds
+    load = {
+        "concurrency": concurrency,
+        "requests": requests,
+        "prompt_tokens": arguments.prompt_tokens,
+        "output_tokens": arguments.output_tokens,
+    }
+    options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time)
+    emulated = _run(load, engine_args(setup), options, virtual=True)
+    floor = None
+    if not arguments.no_floor:
+        floor_args = {**engine_args(setup), "worker_cls": "benchmarks.floor_worker.FloorWorker"}
+        floor = _run(load, floor_args, options, virtual=False)["wall_s"]
+    return Speed(setup.name, concurrency, requests, emulated["load_s"], emulated["wall_s"], floor)
+
+
+def _run(
+    load: dict[str, Any], args: dict[str, Any], options: RunOptions, *, virtual: bool
+) -> dict[str, float]:
+    run_dir = make_run_dir()
+    try:
+        output, spec = run_dir / "speed.json", run_dir / "speed-spec.json"
+        spec.write_text(json.dumps({**load, "engine_args": args, "output": str(output)}))
+        command = [sys.executable, "-m", "benchmarks.speed_load", str(spec)]
+        env = dict(os.environ)
+        env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
+        if virtual:
+            code = run_world(command, options, run_dir=run_dir, base_env=env).exit_code
+        else:
+            code = subprocess.run(
+                command, env=build_environment(options, run_dir, env), check=False
+            ).returncode
+        if code != 0 or not output.is_file():
+            raise SystemExit(f"the {'emulation' if virtual else 'floor'} ended with code {code}")
+        result: dict[str, float] = json.loads(output.read_text())
+        return result
+    finally:
+        remove_run_dir(run_dir)
+
+
+def speed_table(rows: Sequence[Speed]) -> Table:
+    """One row a measurement."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for header in ("setup", "concurrency", "virtual s", "wall s", "speed-up", "floor s", "wall / floor"):
+        table.add_column(header, justify="left" if header == "setup" else "right")
+    for row in rows:
+        ratio, floor = row.floor_ratio, row.floor_wall_s
+        table.add_row(
+            row.setup,
+            str(row.concurrency),
+            f"{row.virtual_s:.2f}",
+            f"{row.wall_s:.2f}",
+            f"{row.speed_up:.2f}x",
+            "" if floor is None else f"{floor:.2f}",
+            "" if ratio is None else f"{ratio:.2f}",
+        )
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("setups", nargs="*", help=f"default: all of {', '.join(s.name for s in SETUPS)}")
+    parser.add_argument("--concurrency", default="8,64,256")
+    parser.add_argument("--rounds", type=int, default=2, help="requests per unit of concurrency")
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--output-tokens", type=int, default=128)
+    parser.add_argument("--gpu", default="h100_sxm")
+    parser.add_argument("--cpu-time", default="charged")
+    parser.add_argument("--no-floor", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args(argv)
+    chosen = [setup for setup in SETUPS if not arguments.setups or setup.name in arguments.setups]
+    rows: list[Speed] = []
+    console = Console(highlight=False)
+    for setup in chosen:
+        for concurrency in (int(text) for text in arguments.concurrency.split(",")):
+            rows.append(measure(setup, concurrency, arguments))
+            console.print(speed_table(rows))
+            if arguments.json is not None:
+                found = [
+                    dict(asdict(row), speed_up=row.speed_up, floor_ratio=row.floor_ratio) for row in rows
+                ]
+                arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

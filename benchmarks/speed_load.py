@@ -1,0 +1,56 @@
+"""The load of the speed benchmark: an AsyncLLM in this process, a closed loop of equal requests.
+
+`python -m benchmarks.speed_load SPEC`: SPEC is a JSON file with `engine_args`, `concurrency`, `requests`,
+`prompt_tokens`, `output_tokens` and `output`. Start-up and a short warm-up are not timed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from revati.bench.client import real_seconds
+
+
+async def _run(spec: dict[str, Any]) -> dict[str, float]:
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**spec["engine_args"]))
+    gate = asyncio.Semaphore(spec["concurrency"])
+
+    async def one(number: int, output_tokens: int) -> int:
+        ids = [2000 + (number * 7919 + position) % 20000 for position in range(spec["prompt_tokens"])]
+        parameters = SamplingParams(max_tokens=output_tokens, ignore_eos=True, temperature=0.0)
+        async with gate:
+            tokens = 0
+            async for output in engine.generate(
+                TokensPrompt(prompt_token_ids=ids), parameters, request_id=f"speed-{number}"
+            ):
+                tokens = len(output.outputs[0].token_ids)
+            return tokens
+
+    warm_up = spec["concurrency"]
+    await asyncio.gather(*[one(number, 4) for number in range(warm_up)])
+    begin_s, begin_wall_s = time.monotonic(), real_seconds()
+    tokens = await asyncio.gather(
+        *[one(warm_up + number, spec["output_tokens"]) for number in range(spec["requests"])]
+    )
+    took = {"load_s": time.monotonic() - begin_s, "wall_s": real_seconds() - begin_wall_s}
+    engine.shutdown()
+    return {**took, "output_tokens": float(sum(tokens))}
+
+
+def main() -> None:
+    """Carry out the spec whose file is the only argument."""
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    Path(spec["output"]).write_text(json.dumps(asyncio.run(_run(spec))))
+
+
+if __name__ == "__main__":
+    main()
