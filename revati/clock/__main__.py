@@ -23,10 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--exit-when-stuck", action="store_true", help="exit 3 when all wait without a deadline")
     add("--parallel", action="store_true", help="free: do not run threads one at a time")
     add("--allow-real-time", action="store_true", help="also run what cannot be covered")
+    add("--naive", action="store_true", help=argparse.SUPPRESS)  # the negative control of the tests
     add("--quiet", action="store_true", help="no closing line")
     add("--grace", type=float, default=10.0, help="real seconds to end after a signal")
     options = vars(parser.parse_args(given[:at]))
-    extra = [f"--{n}" for n in ("parallel", "quiet") if options.pop(n)]
+    extra = [f"--{n}" for n in ("parallel", "naive", "quiet") if options.pop(n)]
     if options.pop("allow_real_time"):
         extra.append("--allow-real-time")
     extra += ["--grace", repr(options.pop("grace"))]
