@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 TORCH := torch==2.13.0
+TORCH_PIP_ARGS ?=  # where pip does not find the CPU build by itself
 VLLM := vllm==0.32.0
 TEST_PACKAGES := pytest pytest-timeout hypothesis expecttest ruff mypy types-PyYAML aiohttp uvicorn uvloop pyzmq
 OUR_PACKAGES := "pybind11>=2.13" numpy "xgboost>=2.1" "pyarrow>=15" "pandas>=2" "pydantic>=2" pyyaml "rich>=13" \
@@ -31,7 +32,9 @@ $(STAMPS)/venv:
 	touch $@
 
 $(STAMPS)/torch: $(STAMPS)/venv
-	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet $(TORCH_PIP_ARGS) $(TORCH)
+	@$(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda and 'make: torch came as a CUDA build; Revati \
+	needs the CPU build: make TORCH_PIP_ARGS=\"--index-url <index of CPU wheels>\"')"
 	touch $@
 
 $(STAMPS)/vllm: $(STAMPS)/torch

@@ -1,6 +1,6 @@
-"""A vLLM worker that computes nothing and returns at once: what is left is the engine itself, the floor of speed.
+"""A vLLM worker that computes nothing and returns at once: what remains is the engine, the floor of speed.
 
-Used by `benchmarks/speed.py` through vLLM's own `worker_cls` option; scheduling is real, sampled tokens are fixed.
+Used by `benchmarks/speed.py` through vLLM's `worker_cls`; scheduling is real, sampled tokens are fixed.
 """
 
 from __future__ import annotations
