@@ -44,6 +44,7 @@ sources = sorted(
 
 setup(
     packages=[*find_packages(include=["revati*"]), "revati.profiles"],
+    package_data={"revati.models": ["**/*"], "revati.profiles": ["**/*"], "revati.report": ["**/*"]},
     ext_modules=[
         CppExtension(
             "revati._C",
