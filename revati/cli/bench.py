@@ -75,12 +75,15 @@ def vllm(
     for name, path in (("--result", result), ("--html", html), ("--server-log", server_log)):
         options.check_output(name, path)
     from revati.bench import session
+    from revati.report.perfetto import merge_traces, request_lanes
 
     run_dir = make_run_dir()
     try:
         request = session.BenchRequest(words=list(context.args), options=run_options, gpus=gpus)
         outcome = session.run(request, run_dir)
         _write_outputs(outcome, result, html, server_log, run_dir)
+        if trace is not None:
+            merge_traces(run_dir, trace, request_lanes(outcome.result.client))
     finally:
         remove_run_dir(run_dir, keep=keep_run_dir)
     if keep_run_dir:

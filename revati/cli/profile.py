@@ -141,24 +141,19 @@ def report(
     from rich.console import Console
 
     from revati.profiler import heldout
+    from revati.profiler.baseline import Baseline
     from revati.spec import load_spec, profiles_dir
 
     console = Console(stderr=True)
     try:
         load_spec(gpu)
         own, other, _files, _pool, pool_shapes = _rows(gpu)
+        theirs = Baseline(baseline, gpu) if baseline is not None else None
         with console.status("fitting") as status:
-            results = heldout.all_results(gpu, own, other, pool_shapes, status.update)
+            results = heldout.all_results(gpu, own, other, pool_shapes, status.update, theirs)
     except (ValueError, OSError) as error:
         _fail(error)
     rows = [asdict(result) for result in results]
-    if baseline is not None:
-        from revati.profiler import baseline as theirs
-
-        try:
-            theirs.add(rows, gpu, own, baseline)
-        except (ValueError, OSError, ImportError) as error:
-            _fail(error)
     _print_report(gpu, rows)
     if write:
         (profiles_dir() / gpu / REPORT_FILE).write_text(
@@ -167,7 +162,7 @@ def report(
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"
+    return "-" if value is None else f"{100 * value:.2f}%"
 
 
 def _print_report(gpu: str, rows: list[dict[str, Any]]) -> None:
@@ -210,7 +205,7 @@ def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
         _fail(error)
     spec = profile.spec
     typer.echo(f"{spec.id}: {spec.name}, {spec.memory_bytes / 2**30:.2f} GiB, {spec.sm_count} SMs, "
-               f"{spec.hbm_bytes_per_s / 1e12:.2f} TB/s, {spec.peak_flops.bf16 / 1e12:.0f} TFLOPS bf16")  # fmt: skip
+               f"{spec.hbm_bytes_per_s / 1e12:.2f} TB/s, {spec.peak_flops.bf16 / 1e12:.0f} TF")  # fmt: skip
     table = Table("model", "rows", "pooled", "timing", "implementations", "engine")
     for name, entry in sorted(profile.provenance.get("models", {}).items()):
         table.add_row(
@@ -228,11 +223,78 @@ def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
     console.print(table)
     for source in profile.provenance.get("sources", []):
         typer.echo(
-            f"{source['name']} {source['version']} ({source['licence']}) {source['file']} {source['sha256'][:12]}"
+            f"{source['name']} {source['version']} ({source['licence']}) "
+            f"{source['file']} {source['sha256'][:12]}"
         )
     kept = profile.folder / REPORT_FILE
     if kept.is_file():
         _print_report(gpu, json.loads(kept.read_text())["rows"])
+
+
+@app.command()
+def collect(
+    gpu: Annotated[str, typer.Option(help="id of the profile that these measurements are for")],
+    model: Annotated[
+        Path | None, typer.Option(help="config.json of the model whose ops are measured")
+    ] = None,
+    tp: Annotated[str, typer.Option(help="tensor parallel degrees, such as 1,2,4")] = "1",
+    shapes: Annotated[Path | None, typer.Option(help="JSON lines of shapes, instead of --model")] = None,
+    engine: Annotated[str, typer.Option(help="whose kernels")] = "vllm",
+    repeats: Annotated[int, typer.Option(min=1, help="replays of each op")] = 20,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the shapes, measure nothing")] = False,
+) -> None:
+    """Measure ops on the GPU of this machine; interrupted, it goes on where it stopped. Then: fit."""
+    from importlib import metadata
+
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from revati.profiler import collect as collector
+    from revati.profiler import measure, recipes
+    from revati.spec import load_spec
+
+    try:
+        spec = load_spec(gpu)
+        if (model is None) == (shapes is None):
+            raise measure.MeasurementError("give either --model config.json or --shapes file.jsonl")
+        if shapes is not None:
+            todo = collector.read_shapes(shapes)
+        else:
+            assert model is not None
+            degrees = tuple(int(part) for part in tp.split(","))
+            todo = list(collector.shapes_for_model(json.loads(model.read_text()), degrees))
+        if dry_run:
+            for shape in todo:
+                typer.echo(json.dumps(shape))
+            return
+        timer = _timer()
+        if timer.gpu_name != spec.name:
+            raise measure.MeasurementError(
+                f"this GPU is {timer.gpu_name!r}, profile {gpu} is of {spec.name!r}"
+            )
+        journal = recipes.measurements_dir() / f"{gpu}.collect.jsonl"
+        with Bar(TextColumn("{task.description}"), BarColumn()) as bar:
+            task = bar.add_task("measuring", total=len(todo))
+
+            def note(progress: collector.Progress) -> None:
+                text = f"{progress.name} {collector.left_text(progress)}"
+                bar.update(task, completed=progress.done, total=progress.total, description=text)
+
+            records = collector.collect(todo, timer, journal, repeats=repeats, note=note)
+        frame = collector.to_frame(records, gpu, engine, metadata.version(engine))
+        target = recipes.measurement_path(f"{gpu}.collect")
+        measure.write(frame, target, [{"name": "revati profile collect", "version": metadata.version(engine),
+                                       "licence": "-", "file": journal.name, "sha256": "-"}])  # fmt: skip
+    except (ValueError, OSError, metadata.PackageNotFoundError) as error:
+        _fail(error)
+    failed = sum("error" in record for record in records)
+    typer.echo(f"{target}: {len(frame)} measurements, {failed} shapes failed; next: revati profile fit {gpu}")
+
+
+def _timer() -> Any:
+    from revati.profiler.cuda_timer import CudaTimer
+
+    return CudaTimer()
 
 
 def gpus() -> None:
@@ -258,7 +320,8 @@ def gpus() -> None:
             sources = sorted({f"{s['name']} {s['version']}" for s in profile.provenance.get("sources", [])})
             table.add_row(
                 gpu, profile.spec.name, f"{profile.spec.memory_bytes / 2**30:.1f}",
-                ", ".join(sorted(models)) or "none (roofline)", "\n".join(sources) or "-", _kept_errors(profile.folder),
+                ", ".join(sorted(models)) or "none (roofline)", "\n".join(sources) or "-",
+                _kept_errors(profile.folder),
             )  # fmt: skip
     except (ValueError, OSError) as error:
         _fail(error)
@@ -270,7 +333,7 @@ def _kept_errors(folder: Path) -> str:
     if not path.is_file():
         return "not reported"
     wanted = {"gemm bf16": "unseen (n, k) pairs", "decode attention": "unseen", "prefill attention": "unseen"}
-    found = {}
+    found: dict[str, str] = {}
     for row in json.loads(path.read_text())["rows"]:
         if row["family"] in wanted and row["split"].startswith(wanted[row["family"]]):
             found.setdefault(row["family"], _percent(row["ours"]))

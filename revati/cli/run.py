@@ -65,12 +65,15 @@ def _run_and_report(
     command: list[str], run_options: RunOptions, report: Path | None, keep_run_dir: bool
 ) -> int:
     from revati.models.hub import hub_environment
+    from revati.report.perfetto import merge_traces
     from revati.report.summary import print_run_summary, run_block
 
     run_dir = make_run_dir()
     try:
         base_env = hub_environment(command, run_dir, run_options.model_config_dirs)
         result = run_world(command, run_options, run_dir=run_dir, base_env=base_env)
+        if run_options.trace is not None:
+            merge_traces(run_dir, run_options.trace)
     finally:
         remove_run_dir(run_dir, keep=keep_run_dir)
     console = Console(stderr=True, highlight=False)
