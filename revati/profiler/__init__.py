@@ -1,1 +1,1 @@
-"""From measurements to profiles: one schema, importers, a fit, a held-out report, and a collector for real GPUs."""
+"""From measurements to profiles: one schema, importers, a fit, a held-out report, and a collector."""

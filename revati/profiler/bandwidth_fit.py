@@ -1,4 +1,4 @@
-"""Fit the five constants of each bandwidth family; hand them on, marked, to cards that have no measurements."""
+"""Fit the constants of each bandwidth family; hand them on, marked, to cards without measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAME_SHAPE_OF_WORK = {
     "moe_aux": "rope", "attention_meta": "rope", "quantize": "rope",
 }  # fmt: skip
 TRANSFER_HBM_EFFICIENCY = 0.90
-"""static_scaled_fp8_quant moves 403 MB at 3.03 TB/s on an H100 (3.35 peak): aiconfigurator-core, scale_matrix."""
+"""static_scaled_fp8_quant moves 403 MB at 3.03 of 3.35 TB/s on an H100 (aiconfigurator-core)."""
 TRANSFER_L2_EFFICIENCY = 1.0
 START_BOUNDS_NS = (800.0, 60_000.0)
 Array = NDArray[np.float64]
@@ -74,10 +74,10 @@ def fit_family(rows: pd.DataFrame, source: str) -> BandwidthModel:
                 best = result
     assert best is not None
     error = float(np.mean(np.abs(_predict(best.x, size, *hardware) / time_ns - 1)))
-    values = [round(float(v), 6) for v in np.exp(best.x)]
+    start, slow, fast, share, sharpness = (round(float(v), 6) for v in np.exp(best.x))
     return BandwidthModel(
-        *values, max_bytes=float(size.max()), error=round(error, 4), source=source
-    )  # fmt: skip
+        start, slow, fast, share, sharpness, max_bytes=float(size.max()), error=round(error, 4), source=source
+    )
 
 
 def fit_all(own: pd.DataFrame, donors: pd.DataFrame, spec: GpuSpec) -> dict[str, BandwidthModel]:

@@ -1,9 +1,11 @@
-"""Fit a profile: measurement files in, `profiles/<gpu>/` models and provenance out, bit for bit repeatable."""
+"""Fit a profile: measurement files in, `profiles/<gpu>/` out, bit for bit repeatable."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GEMM_KINDS = ("bf16", "fp8", "fp8_block", "int8", "int4_wo", "fp4")
-POOLED_WEIGHT = 0.3
 RANGE_COLUMNS = {
     "gemm": ("m", "n", "k"),
     "decode": ("heads", "kv_heads", "head_dim", "decode_seqs", "decode_kv"),
@@ -34,7 +35,8 @@ def load_rows(gpu: str, files: list[Path], pool: list[Path]) -> tuple[pd.DataFra
     """(rows to train on, with column `pooled`; rows of other cards). Raises MeasurementError.
 
     files: measurements of `gpu`. If several sources measured a family, the profiler's kernel times are the
-    profile's own and the rest is pooled. pool: measurements of other cards, used for GEMM and attention features.
+    profile's own and the rest is pooled. pool: measurements of other cards, used for GEMM and attention
+    features.
     """
     import pandas as pd
 
@@ -42,7 +44,7 @@ def load_rows(gpu: str, files: list[Path], pool: list[Path]) -> tuple[pd.DataFra
     wrong = own[own["gpu"] != gpu]
     if len(wrong):
         raise measure.MeasurementError(
-            f"measurements of {wrong['gpu'].iloc[0]!r} among those of {gpu!r}; give one card's files (or --pool)"
+            f"measurements of {wrong['gpu'].iloc[0]!r} among those of {gpu!r}; one card's files are expected"
         )
     own["pooled"] = 0.0
     for family in POOLED_FAMILIES:
@@ -92,13 +94,13 @@ class Fitter:
             if only not in (None, f"gemm.{kind}", "layers"):
                 continue
             if ((self.own["family"] == "gemm") & (self.own["kind"] == kind)).any():
-                data = training.gemm_set(self.training, self.gpu, kind, POOLED_WEIGHT)
+                data = training.gemm_set(self.training, self.gpu, kind)
                 self._save(f"gemm.{kind}", "gemm", "gemm", data, kind=kind)
         if (self.own["family"] == "attention").any():
             for part in ("decode", "prefill", "mixed"):
                 if only not in (None, f"attention.{part}", "layers"):
                     continue
-                data = training.attention_set(self._thinned(part), self.gpu, part, POOLED_WEIGHT)
+                data = training.attention_set(self._thinned(part), self.gpu, part)
                 self._save(f"attention.{part}", "attention", part, data, part=part)
         if only in (None, "moe"):
             data = training.moe_set(self.own, self.gpu)
@@ -156,8 +158,8 @@ class Fitter:
             return
         tables: dict[str, Any] = {}
         keys = ["implementation", "label", "world_size", "read_bytes"]
-        mean = rows.groupby(keys, sort=True)["latency_ns"].mean()
-        for (implementation, op, ranks, payload), ns in mean.items():  # type: ignore[misc]
+        mean = training.mean_latency(rows, keys)
+        for implementation, op, ranks, payload, ns in mean[[*keys, "latency_ns"]].to_numpy().tolist():
             name = "nccl" if implementation.upper() == "NCCL" else "custom"
             curve = (
                 tables.setdefault(name, {})
@@ -186,7 +188,8 @@ class Fitter:
 
         return {
             "gpu": self.gpu, "schema": measure.SCHEMA_VERSION, "command": command,
-            "xgboost": xgboost.__version__, "numpy": np.__version__, "sources": sources, "models": self.models,
+            "xgboost": xgboost.__version__, "numpy": np.__version__, "sources": sources,
+            "models": self.models,
             "files": {name: sha256_file(self.folder / name) for name in sorted(set(self.written))},
         }  # fmt: skip
 
@@ -196,8 +199,13 @@ def fit_profile(
 ) -> dict[str, Any]:
     """Fit `gpu` from measurement `files` (and other cards' `pool`) into `folder`; returns the provenance."""
     own, other = load_rows(gpu, files, pool)
-    fitter = Fitter(gpu, own, other, folder, pool_shapes)
-    fitter.fit()
+    with tempfile.TemporaryDirectory() as scratch:
+        fitter = Fitter(gpu, own, other, Path(scratch), pool_shapes)
+        fitter.fit()
+        (folder / MODELS_DIR).mkdir(parents=True, exist_ok=True)
+        for name in fitter.written:
+            shutil.copyfile(Path(scratch) / name, folder / name)
+    fitter.folder = folder
     sources = [s for f in files + pool for s in measure.read_sources(f)]
     command = f"revati profile fit {gpu}" + "".join(f" --pool {p.name}" for p in pool)
     if pool_shapes:

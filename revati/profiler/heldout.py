@@ -1,14 +1,14 @@
 """Errors at shapes that were left out: each split fits without them, then asks the estimator that ships.
 
-Nothing here knows what a good figure is. A row of the result names the split, how many rows were held out, and
-the mean absolute percentage error of ours and of the roofline on the very same rows.
+Nothing here knows what a good figure is. A row of the result names the split, how many rows were held
+out, and the mean absolute percentage error of ours and of the roofline on the very same rows.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,18 @@ from revati.spec import load_spec
 if TYPE_CHECKING:
     import pandas as pd
 
+    from revati.profiler.baseline import Baseline
+
+BASELINE_ROWS = 1500
 ROWS_LIMIT = 6000
 FOLDS = 8
 Mask = NDArray[np.bool_]
+Chooser = Callable[["pd.DataFrame"], Mask]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the held-out table. Errors are fractions; `top_flops`: of the tenth with most operations."""
+    """One line of the table. Errors are fractions; `top_flops`: of the tenth with most operations."""
 
     family: str
     split: str
@@ -46,6 +50,7 @@ class Result:
     roofline: float
     top_flops: float | None = None
     top_flops_roofline: float | None = None
+    aiconfigurator: float | None = None
 
 
 def row_work(row: Any) -> Work:
@@ -68,7 +73,7 @@ def row_work(row: Any) -> Work:
 
 
 class _AsTimed(Profile):
-    """A profile whose estimates are what the table's clock would have shown: no gap taken off, no L2 correction."""
+    """Estimates as the table's clock would have shown them: no gap taken off, no L2 correction."""
 
     def __init__(self, fitter: Fitter) -> None:
         super().__init__(fitter.spec, fitter.folder)
@@ -107,13 +112,14 @@ def _result(
         heavy = flops >= np.quantile(flops, 0.9)
         top, top_roof = float(error[heavy].mean()), float(bound[heavy].mean())
     return Result(
-        family, split, len(rows), float(error.mean()), float(np.median(error)), float(np.quantile(error, 0.95)),
+        family, split, len(rows), float(error.mean()), float(np.median(error)), 
+        float(np.quantile(error, 0.95)),
         float(bound.mean()), top, top_roof,
     )  # fmt: skip
 
 
 def _groups(frame: pd.DataFrame, columns: list[str], folds: int, fold: int) -> Mask:
-    """Rows whose combination of `columns` falls into `fold` of `folds`, combinations shuffled with a fixed seed."""
+    """Rows whose combination of `columns` falls into `fold` of `folds` (shuffled, fixed seed)."""
     keys = frame[columns].astype("int64").astype(str).agg("_".join, axis=1).to_numpy()
     names = np.unique(keys)
     chosen = set(np.random.RandomState(0).permutation(names)[fold::folds])
@@ -128,30 +134,31 @@ def _levels(frame: pd.DataFrame, column: str, start: int, step: int = 3) -> Mask
     return out
 
 
-def splits(frame: pd.DataFrame) -> Iterator[tuple[str, str, str, list[Callable[[pd.DataFrame], Mask]]]]:
-    """(family label, split label, model, masks) for the rows of one card; masks act on the family's own rows."""
+def _by_group(columns: list[str], folds: int, fold: int) -> Chooser:
+    return lambda frame: _groups(frame, columns, folds, fold)
+
+
+def _by_level(column: str, start: int, step: int = 3) -> Chooser:
+    return lambda frame: _levels(frame, column, start, step)
+
+
+def splits(frame: pd.DataFrame) -> Iterator[tuple[str, str, str, list[Chooser]]]:
+    """(family label, split label, model, choosers); a chooser marks what to leave out of a model's rows."""
     for kind in sorted(frame.loc[frame["family"] == "gemm", "kind"].unique()):
-        pairs = [lambda f, i=i: _groups(f, ["n", "k"], 10, i) for i in range(3)]
-        yield f"gemm {kind}", "unseen (n, k) pairs", f"gemm.{kind}", pairs
-        yield f"gemm {kind}", "random tenth", f"gemm.{kind}", [lambda f: _groups(f, ["m", "n", "k"], 10, 0)]
+        model = f"gemm.{kind}"
+        yield f"gemm {kind}", "unseen (n, k) pairs", model, [_by_group(["n", "k"], 10, i) for i in range(3)]
+        yield f"gemm {kind}", "random tenth", model, [_by_group(["m", "n", "k"], 10, 0)]
     if (frame["family"] == "attention").any():
-        heads = [lambda f, i=i: _groups(f, ["heads", "kv_heads"], FOLDS, i) for i in range(3)]
-        yield "decode attention", "unseen head pairs", "attention.decode", heads
-        lengths = [lambda f, i=i: _levels(f, "decode_kv", i) for i in (1, 2)]
-        yield "decode attention", "unseen kv lengths", "attention.decode", lengths
-        yield "prefill attention", "unseen head pairs", "attention.prefill", heads
-        lengths = [lambda f, i=i: _levels(f, "prefill_q", i) for i in (1, 2)]
-        yield "prefill attention", "unseen lengths", "attention.prefill", lengths
+        heads = [_by_group(["heads", "kv_heads"], FOLDS, i) for i in range(3)]
+        for part, length in (("decode", "decode_kv"), ("prefill", "prefill_q")):
+            yield f"{part} attention", "unseen head pairs", f"attention.{part}", heads
+            lengths = [_by_level(length, i) for i in (1, 2)]
+            yield f"{part} attention", "unseen lengths", f"attention.{part}", lengths
         point = ["prefill_q", "prefill_context", "decode_seqs", "decode_kv"]
-        yield "mixed attention", "unseen points", "attention.mixed", [lambda f: _groups(f, point, 10, 0)]
-        for column, label in (("prefill_q", "chunk lengths"), ("prefill_context", "contexts"),
-                              ("decode_seqs", "decode counts"), ("decode_kv", "decode lengths")):  # fmt: skip
-            yield (
-                "mixed attention",
-                f"unseen {label}",
-                "attention.mixed",
-                [lambda f, c=column: _levels(f, c, 2, 4)],
-            )
+        yield "mixed attention", "unseen points", "attention.mixed", [_by_group(point, 10, 0)]
+        for column in point:
+            chooser = _by_level(column, 2, 4)
+            yield "mixed attention", f"unseen {column}", "attention.mixed", [chooser]
 
 
 def _rows_of(frame: pd.DataFrame, model: str) -> pd.Series:
@@ -159,12 +166,18 @@ def _rows_of(frame: pd.DataFrame, model: str) -> pd.Series:
     rows = (frame["family"] == family) & (frame["pooled"] == 0)
     if family == "gemm":
         return rows & (frame["kind"] == part)
-    decode, prefill = frame["decode_seqs"] > 0, frame["prefill_seqs"] > 0
+    decode = frame["decode_seqs"] > 0
+    prefill = (frame["prefill_seqs"] > 0) & (frame["prefill_q"] > 1)
     return rows & {"decode": decode & ~prefill, "prefill": prefill & ~decode, "mixed": decode & prefill}[part]
 
 
 def shape_results(
-    gpu: str, own: pd.DataFrame, other: pd.DataFrame, pool_shapes: bool, note: Callable[[str], None]
+    gpu: str,
+    own: pd.DataFrame,
+    other: pd.DataFrame,
+    pool_shapes: bool,
+    note: Callable[[str], None],
+    theirs: Baseline | None = None,
 ) -> list[Result]:
     """All splits of GEMM and attention that the card's measurements allow."""
     import pandas as pd
@@ -176,15 +189,21 @@ def shape_results(
             continue
         note(f"{gpu}: {family}, {split}")
         parts = []
+        baselines = []
         for mask in masks:
             chosen = candidates.index[mask(candidates)]
             if 0 < len(chosen) < len(candidates) * 0.6:
                 held = own.index.isin(chosen)
                 parts.append(predict_without(gpu, own, other, pool_shapes, held, model))
+                if theirs is not None:
+                    asked = parts[-1][0].sample(min(BASELINE_ROWS, len(parts[-1][0])), random_state=0)
+                    baselines.append(theirs.mape(model, own[held], asked))
         if parts:
             rows = pd.concat([p[0] for p in parts])
             ours, roof = np.concatenate([p[1] for p in parts]), np.concatenate([p[2] for p in parts])
-            results.append(_result(family, split, rows, ours, roof))
+            known = [b for b in baselines if b is not None]
+            result = _result(family, split, rows, ours, roof)
+            results.append(replace(result, aiconfigurator=float(np.mean(known)) if known else None))
     return results
 
 
@@ -205,7 +224,7 @@ def collective_results(gpu: str, own: pd.DataFrame, note: Callable[[str], None])
 
 
 def moe_results(gpu: str, own: pd.DataFrame, note: Callable[[str], None]) -> list[Result]:
-    """Expert layers at unseen (hidden, inter, experts), as the table times them: whole layer, balanced load."""
+    """Expert layers at unseen (hidden, inter, experts): whole layer, balanced load, as in the table."""
     data = training.moe_set(own, gpu)
     if data is None:
         return []
@@ -267,7 +286,8 @@ def layer_results(
 
 
 def _layer_sums(
-    profile: Profile, rows: pd.DataFrame, attention: pd.Series, counts: tuple[int, ...], column: str, empty: str,
+    profile: Profile, rows: pd.DataFrame, attention: pd.Series, counts: tuple[int, ...], column: str,
+    empty: str,
     other_column: str,
 ) -> dict[str, list[tuple[float, float, float]]]:  # fmt: skip
     from revati.latency.predictor import Predictor
@@ -301,12 +321,17 @@ def _three(predictor: Any, row: Any) -> NDArray[np.float64]:
 
 
 def all_results(
-    gpu: str, own: pd.DataFrame, other: pd.DataFrame, pool_shapes: bool, note: Callable[[str], None]
+    gpu: str,
+    own: pd.DataFrame,
+    other: pd.DataFrame,
+    pool_shapes: bool,
+    note: Callable[[str], None],
+    theirs: Baseline | None = None,
 ) -> list[Result]:
     """The whole held-out table of one card."""
     load_spec(gpu)
     return [
-        *shape_results(gpu, own, other, pool_shapes, note),
+        *shape_results(gpu, own, other, pool_shapes, note, theirs),
         *collective_results(gpu, own, note),
         *moe_results(gpu, own, note),
         *layer_results(gpu, own, other, pool_shapes, note),

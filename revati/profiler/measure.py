@@ -1,7 +1,8 @@
 """The measurement schema: one row is one timed call of one op on one GPU.
 
-Every importer and the collector write this table (Parquet, zstd); every fit and report reads it. Columns that do
-not apply to a family are null. Sizes are elements unless named bytes; `latency_ns` is one call, one layer.
+Every importer and the collector write this table (Parquet, zstd); every fit and report reads it. Columns
+that do not apply to a family are null. Sizes are elements unless named bytes; `latency_ns` is one call,
+one layer.
 
 `timing` says what the clock saw, because a prediction must not count the gap between kernels twice:
   "graph"   per-call time of back-to-back calls in a CUDA graph: the kernel and the gap to the next one
@@ -44,10 +45,10 @@ SCHEMA = pa.schema(
         ("prefill_context", _INT),  # after so many already in the cache
         ("decode_seqs", _INT),  # sequences with one new token, each with
         ("decode_kv", _INT),  # so many keys (the new one counted)
-        ("tokens", _INT), ("topk", _INT), ("experts", _INT), ("hidden", _INT), ("inter", _INT),  # moe, per rank
+        ("tokens", _INT), ("topk", _INT), ("experts", _INT), ("hidden", _INT), ("inter", _INT),  # moe
         ("distribution", _STRING),  # expert load: balanced | power_law_1.01 | ...
         ("world_size", _INT),  # collective
-        ("read_bytes", _FLOAT), ("write_bytes", _FLOAT),  # bandwidth families; collective: payload in read_bytes
+        ("read_bytes", _FLOAT), ("write_bytes", _FLOAT),  # collective: payload in read_bytes
         ("latency_ns", _FLOAT), ("p10_ns", _FLOAT), ("p90_ns", _FLOAT), ("repeats", _INT),
     ]
 )  # fmt: skip

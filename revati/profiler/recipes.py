@@ -1,4 +1,5 @@
-"""Where the shipped profiles come from: the measurement files of each, and which other cards' rows are pooled in.
+"""Where the shipped profiles come from: the measurement files of each, and which other cards' rows are
+pooled in.
 
 A measurement file is `<gpu>.<source>.parquet` in the measurements folder ($REVATI_MEASUREMENTS, else
 ~/.cache/revati/measurements); `revati profile import` and `collect` write there.
@@ -16,7 +17,7 @@ _RTX = ("rtx4090.llmservingsim", "rtx_pro_6000.llmservingsim")
 
 @dataclass(frozen=True)
 class Recipe:
-    """files: measurements of the card itself. pool: of others. pool_shapes: train GEMM and attention on both."""
+    """files: of the card itself. pool: of others. pool_shapes: train GEMM and attention on both."""
 
     files: tuple[str, ...]
     pool: tuple[str, ...] = ()

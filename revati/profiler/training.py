@@ -1,8 +1,7 @@
 """Training sets and boosters: measurements in, XGBoost models out, the same bits every time.
 
-Each `*_set` function turns rows of the measurement schema into features, roofline and target. A profile's own
-rows have source 0; rows of another card or method that were pooled in have source 1 and are priced with their
-own card's spec, so that the trees learn the physics from both and the offset between them from the flag.
+Each `*_set` function turns rows of the measurement schema into features, roofline and target. Rows of another
+card or method may be pooled in (column `pooled` is 1); their features use their own card's spec.
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ Array = NDArray[np.float64]
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "gemm": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.5, "rounds": 600},
-    "decode": {"max_depth": 7, "eta": 0.08, "rounds": 600},
+    "decode": {"max_depth": 7, "eta": 0.08, "rounds": 800},
     "prefill": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.5, "rounds": 600},
     "mixed": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.6, "rounds": 500},
     "moe": {"max_depth": 6, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.6, "rounds": 400},
 }
+TUNE: dict[str, Any] = {"max_depth": 4, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.6}
+TUNE_ROUNDS = 300
 COMMON = {"tree_method": "hist", "max_bin": 512, "objective": "reg:squarederror", "seed": 0, "nthread": 1}
 
 
@@ -41,7 +42,6 @@ class TrainingSet:
     matrix: Array
     roof_us: Array
     time_us: Array
-    weight: Array
     offset_us: float
 
     def target(self) -> Array:
@@ -52,20 +52,30 @@ class TrainingSet:
     def rows(self, mask: NDArray[np.bool_]) -> TrainingSet:
         """The rows where `mask`."""
         return TrainingSet(
-            self.frame[mask], self.matrix[mask], self.roof_us[mask], self.time_us[mask], self.weight[mask],
+            self.frame[mask], self.matrix[mask], self.roof_us[mask], self.time_us[mask], 
             self.offset_us,
         )  # fmt: skip
 
 
 def train(data: TrainingSet, part: str, rounds: int | None = None) -> Any:
-    """An xgboost.Booster for `part` (a key of PARAMETERS); deterministic."""
+    """An xgboost.Booster for `part` (a key of PARAMETERS); deterministic.
+
+    With pooled rows: trained on those first, then continued with shallow trees on the card's own, so that
+    what the own rows do not cover keeps the shape of the other card's answer.
+    """
     import xgboost
 
     parameters = {**COMMON, **PARAMETERS[part]}
-    count = parameters.pop("rounds") if rounds is None else rounds
-    parameters.pop("rounds", None)
-    matrix = xgboost.DMatrix(data.matrix, data.target(), weight=data.weight)
-    return xgboost.train(parameters, matrix, count)
+    count = parameters.pop("rounds")
+    if rounds is not None:
+        count = rounds
+    pooled = _column(data.frame, "pooled") > 0
+    target = data.target()
+    if not pooled.any() or pooled.all():
+        return xgboost.train(parameters, xgboost.DMatrix(data.matrix, target), count)
+    base = xgboost.train(parameters, xgboost.DMatrix(data.matrix[pooled], target[pooled]), count)
+    own = xgboost.DMatrix(data.matrix[~pooled], target[~pooled])
+    return xgboost.train({**COMMON, **TUNE}, own, TUNE_ROUNDS, xgb_model=base)
 
 
 UNUSED_BY_PREDICTION = ("loss_changes", "sum_hessian", "base_weights")
@@ -96,7 +106,7 @@ def _column(frame: pd.DataFrame, name: str) -> Array:
 
 
 def _stack(
-    frame: pd.DataFrame, offset_us: float, build: Any, own_gpu: str, pooled_weight: float
+    frame: pd.DataFrame, offset_us: float, build: Any
 ) -> TrainingSet:  # fmt: skip
     """One set over the rows of all cards in `frame`, each with its own spec."""
     import pandas as pd
@@ -108,28 +118,29 @@ def _stack(
         roofs.append(roof)
         frames.append(rows)
     merged = pd.concat(frames)
-    pooled = _column(merged, "pooled") > 0
-    count = int(pooled.sum())
-    own_weight = max(1.0, pooled_weight * count / max(1, len(merged) - count))
-    weight = np.where(pooled, pooled_weight, own_weight)
     return TrainingSet(
         merged.reset_index(drop=True), np.vstack(matrices), np.concatenate(roofs),
-        _column(merged, "latency_ns") / 1e3, weight, offset_us,
+        _column(merged, "latency_ns") / 1e3, offset_us,
     )  # fmt: skip
 
 
-def gemm_set(frame: pd.DataFrame, gpu: str, kind: str, pooled_weight: float = 1.0) -> TrainingSet | None:
+def mean_latency(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row for each combination of `keys`, in their order, with the mean latency."""
+    return rows[[*keys, "latency_ns"]].groupby(keys, as_index=False, sort=True).mean()
+
+
+def gemm_set(frame: pd.DataFrame, gpu: str, kind: str) -> TrainingSet | None:
     """GEMM rows of one kind; repeated shapes are averaged."""
     rows = frame[(frame["family"] == "gemm") & (frame["kind"] == kind) & (frame["batch"] == 1)]
     if len(rows) < 200:
         return None
-    rows = rows.groupby(["gpu", "pooled", "m", "n", "k"], as_index=False, sort=True)["latency_ns"].mean()
+    rows = mean_latency(rows, ["gpu", "pooled", "m", "n", "k"])
 
     def build(part: pd.DataFrame, spec: Any) -> tuple[Array, Array]:
-        sizes = [_column(part, name) for name in ("m", "n", "k", "pooled")]
-        return gemm.features(sizes[0], sizes[1], sizes[2], sizes[3], kind, spec)
+        sizes = [_column(part, name) for name in ("m", "n", "k")]
+        return gemm.features(sizes[0], sizes[1], sizes[2], kind, spec)
 
-    return _stack(rows, gemm.OFFSET_US, build, gpu, pooled_weight)
+    return _stack(rows, gemm.OFFSET_US, build)
 
 
 _HEADS = ["heads", "kv_heads", "head_dim", "window", "kv_kind"]
@@ -139,21 +150,22 @@ def heads_of(rows: pd.DataFrame) -> af.Heads:
     """Head configuration of measurement rows."""
     return af.Heads(
         _column(rows, "heads"), _column(rows, "kv_heads"), _column(rows, "head_dim"), _column(rows, "window"),
-        (rows["kv_kind"] == "fp8").to_numpy(dtype=float), _column(rows, "pooled"),
+        np.where(rows["kv_kind"] == "fp8", 1.0, 0.0),
     )  # fmt: skip
 
 
-def attention_set(frame: pd.DataFrame, gpu: str, part: str, pooled_weight: float = 1.0) -> TrainingSet | None:
+def attention_set(frame: pd.DataFrame, gpu: str, part: str) -> TrainingSet | None:
     """Attention rows of one part: "decode", "prefill" or "mixed"."""
     rows = frame[frame["family"] == "attention"]
-    decodes, prefills = rows["decode_seqs"] > 0, rows["prefill_seqs"] > 0
+    decodes = rows["decode_seqs"] > 0
+    prefills = (rows["prefill_seqs"] > 0) & (rows["prefill_q"] > 1)  # one new token is a decode call
     rows = rows[
         {"decode": decodes & ~prefills, "prefill": prefills & ~decodes, "mixed": decodes & prefills}[part]
     ]
     if len(rows) < 50:
         return None
     keys = ["prefill_seqs", "prefill_q", "prefill_context", "decode_seqs", "decode_kv"]
-    rows = rows.groupby(["gpu", "pooled", *_HEADS, *keys], as_index=False, sort=True)["latency_ns"].mean()
+    rows = mean_latency(rows, ["gpu", "pooled", *_HEADS, *keys])
 
     def build(some: pd.DataFrame, spec: Any) -> tuple[Array, Array]:
         heads = heads_of(some)
@@ -168,19 +180,17 @@ def attention_set(frame: pd.DataFrame, gpu: str, part: str, pooled_weight: float
         )  # fmt: skip
         return af.mixed(mixed, heads, spec)
 
-    return _stack(rows, af.OFFSET_US, build, gpu, pooled_weight)
+    return _stack(rows, af.OFFSET_US, build)
 
 
 def moe_set(frame: pd.DataFrame, gpu: str) -> TrainingSet | None:
     """Expert layers of all kinds; the fastest implementation of a shape stands for it."""
-    import pandas as pd
-
     rows = frame[(frame["family"] == "moe") & frame["kind"].isin(moe.KINDS)]
     rows = rows[rows["distribution"] == "balanced"]
     if len(rows) < 200:
         return None
     keys = ["gpu", "pooled", "kind", "tokens", "topk", "experts", "hidden", "inter"]
-    rows = rows.groupby(keys, as_index=False, sort=True)["latency_ns"].min()
+    rows = rows[[*keys, "latency_ns"]].groupby(keys, as_index=False, sort=True).min()
 
     def build(some: pd.DataFrame, spec: Any) -> tuple[Array, Array]:
         matrices, roofs, order = [], [], []
@@ -194,4 +204,4 @@ def moe_set(frame: pd.DataFrame, gpu: str) -> TrainingSet | None:
         inverse = np.argsort(np.concatenate([np.searchsorted(some.index.to_numpy(), o) for o in order]))
         return np.vstack(matrices)[inverse], np.concatenate(roofs)[inverse]
 
-    return _stack(rows, moe.OFFSET_US, build, gpu, 1.0)
+    return _stack(rows, moe.OFFSET_US, build)

@@ -1,13 +1,15 @@
 """Attention time over ragged batches: decode, prefill and mixed models behind one estimator.
 
-A call is described by its decode sequences (count, mean and longest keys) and its prefill sequences (count, mean
-new tokens, and the context that gives the same number of query-key pairs). Models are asked at the sizes that
-were measured, and interpolated linearly between them: trees are constant between measured lengths, kernels not.
+A call is described by its decode sequences (count, mean and longest keys) and its prefill sequences
+(count, mean new tokens, and the context that gives the same number of query-key pairs). Models are asked
+at the sizes that were measured, and interpolated linearly between them: trees are constant between
+measured lengths, kernels not.
 """
 
 from __future__ import annotations
 
 import bisect
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +27,9 @@ COLD_HBM_EFFICIENCY, WARM_L2_EFFICIENCY, RESIDENT_SHARE = 0.815, 0.85, 0.8
 """From the slopes of decode time over KV bytes on an H100, below and above its L2 size: 4.7 and 2.73 TB/s."""
 OVERLAP = 1.0
 """Share of the shorter part that a call over both parts pays beside the longer one, where no mixed call was
-measured. FlashAttention 2 on the two RTX cards pays 1.0 to 1.9 times the sum of both (it reads keys once a query
-head when any sequence has several new tokens); FlashAttention 3 packs the heads of a group, so: the sum."""
+measured. FlashAttention 2 on the two RTX cards pays 1.0 to 1.9 times the sum of both (it reads keys once
+a query head when any sequence has several new tokens); FlashAttention 3 packs the heads of a group, so:
+the sum."""
 
 Parts = tuple[int, float, int, int, float, float]  # decodes, mean keys, longest; prefills, mean new, context
 
@@ -49,7 +52,7 @@ def split(shape: AttentionShape) -> Parts:
     return decodes, keys / decodes if decodes else 0.0, longest, prefills, mean_q, context
 
 
-def bracket(grid: list[float], value: float) -> list[tuple[float, float]]:
+def bracket(grid: list[float], value: float, *, logarithmic: bool = False) -> list[tuple[float, float]]:
     """(node, weight) of the one or two grid nodes around `value`; beyond the grid, `value` itself."""
     if not grid or value <= grid[0] or value >= grid[-1]:
         return [(value, 1.0)]
@@ -57,7 +60,7 @@ def bracket(grid: list[float], value: float) -> list[tuple[float, float]]:
     low, high = grid[i - 1], grid[i]
     if low == value:
         return [(value, 1.0)]
-    share = (value - low) / (high - low)
+    share = math.log(value / low) / math.log(high / low) if logarithmic else (value - low) / (high - low)
     return [(low, 1.0 - share), (high, share)]
 
 
@@ -100,7 +103,7 @@ class AttentionEstimator:
         return ns, flag if shape.known else "outside"
 
     def _compute(self, shape: AttentionShape, parts: Parts) -> tuple[float, str] | None:
-        decodes, keys, longest, prefills, query, context = parts
+        decodes, keys, _longest, prefills, query, context = parts
         if decodes and prefills and "mixed" in self.boosters:
             return self._mixed(shape, parts)
         decode = self._decode(shape, decodes, keys) if decodes else None
@@ -117,7 +120,7 @@ class AttentionEstimator:
         full = np.ones(rows)
         return af.Heads(
             full * shape.heads, full * shape.kv_heads, full * dim, full * shape.window,
-            full * (shape.kv_kind == "fp8"), np.zeros(rows),
+            full * (shape.kv_kind == "fp8"),
         )  # fmt: skip
 
     def _flag(self, booster: Booster, shape: AttentionShape, **sizes: float) -> str:
@@ -158,7 +161,7 @@ class AttentionEstimator:
         return total, self._flag(booster, shape, decode_seqs=count, decode_kv=keys)
 
     def _cold_ns(self, shape: AttentionShape, count: int, keys: float) -> float:
-        """What a table timed on the same buffers again and again leaves out: its KV came from L2, not from memory."""
+        """What timing on the same buffers leaves out: the table's KV came from L2, not from memory."""
         kv_bytes = 1.0 if shape.kv_kind == "fp8" else 2.0
         dims = shape.head_dim + shape.head_dim_v
         size = count * visible_keys(1, round(keys), shape.window) * shape.kv_heads * dims * kv_bytes
@@ -188,7 +191,7 @@ class AttentionEstimator:
     def _prefill_nodes(
         self, booster: Booster, shape: AttentionShape, count: float, query: float, context: float
     ) -> float:
-        nodes = bracket(booster.entry["grid"]["prefill_q"], query)
+        nodes = bracket(booster.entry["grid"]["prefill_q"], query, logarithmic=True)
         rows = len(nodes) + 1
         q = np.array([n for n, _ in nodes] + [query])
         full = np.ones(rows)
@@ -200,19 +203,10 @@ class AttentionEstimator:
     def _mixed(self, shape: AttentionShape, parts: Parts) -> tuple[float, str]:
         booster = self.boosters["mixed"]
         decodes, keys, longest, prefills, query, context = parts
-        nodes = bracket(booster.entry["grid"]["decode_seqs"], decodes)
-        rows = len(nodes)
-        full = np.ones(rows)
-        matrix, roof = af.mixed(
-            af.MixedRows(
-                full * prefills, full * query, full * context, np.array([n for n, _ in nodes], dtype=float),
-                full * keys, full * longest,
-            ),
-            self._heads(shape, rows),
-            self.spec,
-        )  # fmt: skip
-        times = np.exp(booster.predict(matrix)) * (roof + af.OFFSET_US) * 1e3
-        ns = sum(w * float(t) for (_, w), t in zip(nodes, times, strict=True)) - booster.gap_ns
+        sizes = [np.array([float(x)]) for x in (prefills, query, context, decodes, keys, longest)]
+        matrix, roof = af.mixed(af.MixedRows(*sizes), self._heads(shape, 1), self.spec)
+        value = float(booster.predict(matrix)[0])
+        ns = float(np.exp(value) * (roof[0] + af.OFFSET_US)) * 1e3 - booster.gap_ns
         flag = self._flag(
             booster, shape, decode_seqs=decodes, decode_kv=keys, prefill_q=query, prefill_context=context
         )  # fmt: skip

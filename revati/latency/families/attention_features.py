@@ -1,6 +1,8 @@
-"""Features of attention calls: what the tiles of a FlashAttention-like kernel do, and how long the roofline takes.
+"""Features of attention calls: what the tiles of a FlashAttention-like kernel do, and how long the
+roofline takes.
 
-All arguments are arrays of one length; sizes in elements, times in us. Targets are log(time / (roofline + 5 us)).
+All arguments are arrays of one length; sizes in elements, times in us. Targets are log(time / (roofline
++ 5 us)).
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Heads:
-    """Per-row head configuration. fp8: 1 for an fp8 KV cache; source: 1 for pooled-in measurements."""
+    """Per-row head configuration. fp8: 1 for an fp8 KV cache."""
 
     heads: Array
     kv_heads: Array
     dim: Array
     window: Array
     fp8: Array
-    source: Array
 
 
 def _log2(x: Array) -> Array:
@@ -47,10 +48,12 @@ def decode(batch: Array, keys: Array, h: Heads, spec: GpuSpec) -> tuple[Array, A
     splits = np.clip(fill, 1, np.minimum(blocks, 128))
     work = tiles * blocks
     columns = [
-        _log2(batch), h.heads, h.kv_heads, h.dim, (h.window > 0).astype(float), _log2(seen), _log2(keys), group,
+        _log2(batch), h.heads, h.kv_heads, h.dim, (h.window > 0).astype(float), _log2(seen), _log2(keys),
+              group,
         _log2(flops), _log2(size), _log2(roof), _log2(tiles), tiles / spec.sm_count,
-        np.ceil(tiles / spec.sm_count) * spec.sm_count / tiles, splits, _log2(work), _log2(kv / spec.l2_bytes), h.fp8,
-        _log2(batch * h.heads * h.dim), _log2(np.ceil(work / spec.sm_count)), h.source,
+        np.ceil(tiles / spec.sm_count) * spec.sm_count / tiles, splits, _log2(work),
+                _log2(kv / spec.l2_bytes), h.fp8,
+        _log2(batch * h.heads * h.dim), _log2(np.ceil(work / spec.sm_count)),
     ]  # fmt: skip
     return np.column_stack(columns), roof
 
@@ -89,15 +92,17 @@ def prefill(batch: Array, query: Array, context: Array, h: Heads, spec: GpuSpec)
     longest = np.maximum(tiles * mean / spec.sm_count, deepest)
     per_head = keys * h.dim * 2 * (2 - h.fp8)
     columns = [
-        _log2(batch), h.heads, h.kv_heads, h.dim, (h.window > 0).astype(float), _log2(query), _log2(seen), group,
-        _log2(flops), _log2(size), _log2(roof), _log2(t_flops), _log2(t_memory), _log2(plain), _log2(packed), waves,
+        _log2(batch), h.heads, h.kv_heads, h.dim, (h.window > 0).astype(float), _log2(query),
+              _log2(seen), group,
+        _log2(flops), _log2(size), _log2(roof), _log2(t_flops), _log2(t_memory), _log2(plain),
+              _log2(packed), waves,
         plain / (waves * spec.sm_count), _log2(deepest * h.dim),
         _log2(deepest * h.dim * BLOCK * 4 / sm_us / roof), _log2(size / spec.l2_bytes), h.fp8,
         _log2(batch * query * h.heads * h.dim), _log2(np.ceil(query / BLOCK) * BLOCK / query),
         _log2(longest * 4 * h.dim * rows / sm_us / roof), _log2(mean), _log2(tiles / spec.sm_count),
         np.ceil(tiles / spec.sm_count) * spec.sm_count / tiles, _log2(packed / spec.sm_count), packed / tiles,
         _log2(per_head), _log2(batch * h.kv_heads * per_head / spec.l2_bytes), _log2(batch * h.kv_heads),
-        _log2(batch * h.heads), _log2(1 + context), h.source,
+        _log2(batch * h.heads), _log2(1 + context),
     ]  # fmt: skip
     return np.column_stack(columns), roof
 
@@ -137,12 +142,16 @@ def mixed(rows: MixedRows, h: Heads, spec: GpuSpec) -> tuple[Array, Array]:
     critical = np.ceil(serial / 64) * block_us
     total = tiles_p + tiles_d
     columns = [
-        h.heads, h.kv_heads, h.dim, h.heads / h.kv_heads, _log2(rows.seqs), _log2(rows.query), _log2(1 + rows.context),
-        _log2(rows.decodes), _log2(rows.keys), _log2(roof_p), _log2(roof_d), _log2(roof), _log2(roof_p / roof_d),
+        h.heads, h.kv_heads, h.dim, h.heads / h.kv_heads, _log2(rows.seqs), _log2(rows.query),
+                                                                _log2(1 + rows.context),
+        _log2(rows.decodes), _log2(rows.keys), _log2(roof_p), _log2(roof_d), _log2(roof),
+              _log2(roof_p / roof_d),
         _log2(tiles_p), _log2(tiles_d), _log2(total / spec.sm_count),
         np.ceil(total / spec.sm_count) * spec.sm_count / total, _log2(blocks_p), _log2(blocks_d),
-        _log2(busy / roof), _log2(critical / roof), _log2(critical / busy), _log2(serial), _log2(keys_p / rows.keys),
-        _log2((size_p + size_d) / spec.l2_bytes), _log2(size_d / spec.l2_bytes), _log2(size_p / spec.l2_bytes),
-        h.fp8, h.source,
+        _log2(busy / roof), _log2(critical / roof), _log2(critical / busy), _log2(serial),
+              _log2(keys_p / rows.keys),
+        _log2((size_p + size_d) / spec.l2_bytes), _log2(size_d / spec.l2_bytes),
+               _log2(size_p / spec.l2_bytes),
+        h.fp8,
     ]  # fmt: skip
     return np.column_stack(columns), roof

@@ -1,7 +1,7 @@
 """Collectives: log-log interpolation over payload, a table for each implementation, op and number of ranks.
 
-A run's all-reduce is priced as the implementation that the engine would pick on real cards: vLLM's custom kernel
-over NVLink up to its size limit, NCCL beyond it.
+A run's all-reduce is priced as the implementation that the engine would pick on real cards: vLLM's
+custom kernel over NVLink up to its size limit, NCCL beyond it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ CUSTOM_LIMIT_BYTES: dict[str, dict[int, int]] = {
     "10.0": {2: 2 * MIB, 4: 2 * MIB, 6: MIB, 8: MIB},
     "": {2: 8 * MIB, 4: 8 * MIB, 6: 8 * MIB, 8: 8 * MIB},
 }
-"""vLLM 0.32: CUSTOM_ALL_REDUCE_MAX_SIZES under CustomAllreduce's own limit of 8 MiB, by compute capability."""
-SAME_TRAFFIC = {"broadcast": "allgather", "reduce": "reduce_scatter", "gather": "allgather", "scatter": "allgather",
+"""vLLM 0.32: CUSTOM_ALL_REDUCE_MAX_SIZES, at most CustomAllreduce's 8 MiB, by compute capability."""
+SAME_TRAFFIC = {"broadcast": "allgather", "reduce": "reduce_scatter", "gather": "allgather",
+                "scatter": "allgather",
                 "send": "allgather", "recv": "allgather"}  # fmt: skip
 Curve = tuple[list[float], list[float]]
 
 
 def interpolate(curve: Curve, payload: float) -> tuple[float, str]:
-    """(ns, confidence) at `payload` bytes: straight lines in log-log, the last slope kept beyond the table."""
+    """(ns, confidence) at `payload` bytes: lines in log-log, the last slope kept beyond the table."""
     xs, ys = curve
     x = math.log(max(payload, 1.0))
     if x <= xs[0]:

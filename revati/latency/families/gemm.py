@@ -1,8 +1,8 @@
 """GEMM time: an XGBoost model a kind over tile, wave and roofline features.
 
-Target: log(time / (roofline + 2 us)), so that a shape outside the measured ones falls back to physics and not to
-a constant. Features follow what a tiled kernel does: how many tiles of each common size there are, how full the
-last wave of them is, and how long the waves take at the peak rate of one SM.
+Target: log(time / (roofline + 2 us)), so that a shape outside the measured ones falls back to physics
+and not to a constant. Features follow what a tiled kernel does: how many tiles of each common size there
+are, how full the last wave of them is, and how long the waves take at the peak rate of one SM.
 """
 
 from __future__ import annotations
@@ -26,11 +26,8 @@ TILES = ((64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
 Array = NDArray[np.float64]
 
 
-def features(m: Array, n: Array, k: Array, source: Array, kind: str, spec: GpuSpec) -> tuple[Array, Array]:
-    """(feature matrix [rows, features], roofline in us [rows]) of products [m, k] @ [k, n].
-
-    source: 0 for measurements of this profile's own GPU and method, 1 for those pooled in from elsewhere.
-    """
+def features(m: Array, n: Array, k: Array, kind: str, spec: GpuSpec) -> tuple[Array, Array]:
+    """(feature matrix [rows, features], roofline in us [rows]) of products [m, k] @ [k, n]."""
     weight = WEIGHT_BYTES.get(kind, 2.0)
     activation = 2.0 if kind.endswith("_wo") else (1.0 if kind.startswith("fp8") else weight)
     peak = spec.peak_flops.rate({"fp8_block": "fp8", "int4_wo": "bf16", "int8_wo": "bf16"}.get(kind, kind))
@@ -55,7 +52,7 @@ def features(m: Array, n: Array, k: Array, source: Array, kind: str, spec: GpuSp
     columns += [np.log2(fastest / roof), np.log2(n * k * weight / spec.l2_bytes)]
     columns += [np.log2((m * k * activation + n * k * weight) / spec.l2_bytes)]
     columns += [np.log2(np.ceil(m / 64) * 64 / m), np.ceil(m / 64)]
-    columns += [np.log2(np.ceil(n / 128) * np.ceil(m / 128) * k), source]
+    columns += [np.log2(np.ceil(n / 128) * np.ceil(m / 128) * k)]
     return np.column_stack(columns), roof
 
 
@@ -96,7 +93,7 @@ class GemmEstimator:
         if min(m, n, k) <= 0:
             return 0.0, "in_range"
         row = [np.array([float(x)]) for x in (m, n, k)]
-        matrix, roof = features(row[0], row[1], row[2], np.zeros(1), kind, self.spec)
+        matrix, roof = features(row[0], row[1], row[2], kind, self.spec)
         time_us = float(np.exp(booster.predict(matrix)[0]) * (roof[0] + OFFSET_US))
         flag = confidence(booster.ranges, {"m": m, "n": n, "k": k})
         return max(time_us * 1e3, roof[0] * 1e3) - booster.gap_ns, flag

@@ -1,9 +1,10 @@
 """Grouped-GEMM time of a mixture-of-experts layer.
 
-Tables time the whole expert computation (both products, alignment, activation, sum) with a balanced load: every
-token picks experts in turn. The estimator splits that over the two products by their weights, takes off the
-small kernels that the engine launches (and the device prices) on its own, and moves from the balanced load to
-uniformly random routing by the ratio of the rooflines (`ops.moe.active_experts`).
+Tables time the whole expert computation (both products, alignment, activation, sum) with a balanced
+load: every token picks experts in turn. The estimator splits that over the two products by their
+weights, takes off the small kernels that the engine launches (and the device prices) on its own, and
+moves from the balanced load to uniformly random routing by the ratio of the rooflines
+(`ops.moe.active_experts`).
 """
 
 from __future__ import annotations

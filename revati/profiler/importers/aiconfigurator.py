@@ -1,8 +1,9 @@
 """Measurements of NVIDIA's AIConfigurator (PyPI `aiconfigurator-core`, Apache-2.0).
 
-Its wheel keeps Parquet files under `systems/data/<gpu>/<family>/<engine>/<version>/`: one call, one layer, in ms,
-timed as back-to-back calls in a CUDA graph. What is left out, and why: vLLM's `fp8_block` GEMMs and the `*_eager`
-all-reduce rows were timed eagerly (launch time, not kernel time); module tables (MLA, DSA) hold several ops.
+Its wheel keeps Parquet files under `systems/data/<gpu>/<family>/<engine>/<version>/`: one call, one layer,
+in ms, timed as back-to-back calls in a CUDA graph. Left out, and why: vLLM's `fp8_block` GEMMs and the
+`*_eager` all-reduce rows were timed eagerly (launch time, not kernel time); module tables (MLA, DSA)
+hold several ops.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MS = 1e6
 
 
 def data_root(path: Path) -> Path:
-    """Folder `systems/data` under an installed or unpacked package, a wheel file being unpacked beside itself."""
+    """Folder `systems/data` of an installed or unpacked package; a wheel is unpacked beside itself."""
     if path.suffix == ".whl":
         target = path.with_suffix("")
         if not target.is_dir():
@@ -55,7 +56,8 @@ def source_files(root: Path, gpu: str, engine: str) -> dict[str, Path]:
         raise MeasurementError(f"GPU {gpu!r} is not in this package; it has {', '.join(GPUS)}")
     tables = {
         "gemm": f"gemm/{engine}", "context_attention": f"attention/{engine}",
-        "generation_attention": f"attention/{engine}", "moe": f"moe/{engine}", "custom_allreduce": f"comm/{engine}",
+        "generation_attention": f"attention/{engine}", "moe": f"moe/{engine}",
+        "custom_allreduce": f"comm/{engine}",
         "nccl": "comm/nccl", "scale_matrix": f"quantize/{engine}", "computescale": f"quantize/{engine}",
     }  # fmt: skip
     found = {}
@@ -108,7 +110,8 @@ def _heads(raw: pd.DataFrame) -> dict[str, object]:
     dim = raw["head_dim"].astype(int)
     window = raw["window_size"].astype(int) if "window_size" in raw else 0
     return {
-        "family": "attention", "kind": "bf16", "heads": heads, "kv_heads": kv_heads.where(kv_heads > 0, heads),
+        "family": "attention", "kind": "bf16", "heads": heads, "kv_heads": kv_heads.where(kv_heads > 0,
+        heads),
         "head_dim": dim, "head_dim_v": dim, "window": window, "l2": "warm",
         "kv_kind": raw["kv_cache_dtype"].map(lambda x: "fp8" if "fp8" in str(x) else "bf16"),
     }  # fmt: skip
@@ -146,7 +149,8 @@ def _moe(raw: pd.DataFrame) -> pd.DataFrame:
     raw, kind = raw[keep], kind[keep]
     inter = raw["inter_size"].astype(int) // raw["moe_tp_size"].astype(int)
     return pd.DataFrame(
-        {"family": "moe", "kind": kind, "tokens": raw["num_tokens"].astype(int), "topk": raw["topk"].astype(int),
+        {"family": "moe", "kind": kind, "tokens": raw["num_tokens"].astype(int),
+        "topk": raw["topk"].astype(int),
          "experts": raw["num_experts"].astype(int), "hidden": raw["hidden_size"].astype(int), "inter": inter,
          "distribution": raw["distribution"], "l2": "warm", "latency_ns": raw["latency"] * MS}
     )[inter > 0]  # fmt: skip
@@ -158,7 +162,8 @@ def _allreduce(raw: pd.DataFrame) -> pd.DataFrame:
     raw = raw[raw["kernel_source"].astype(str).str.endswith("_graph")]
     return pd.DataFrame(
         {"family": "collective", "kind": "bf16", "label": "allreduce", "l2": "warm",
-         "world_size": raw["num_gpus"].astype(int), "read_bytes": raw["message_size"] * 2.0, "write_bytes": 0.0,
+         "world_size": raw["num_gpus"].astype(int), "read_bytes": raw["message_size"] * 2.0,
+         "write_bytes": 0.0,
          "latency_ns": raw["latency"] * MS}
     )  # fmt: skip
 
@@ -170,7 +175,8 @@ def _nccl(raw: pd.DataFrame) -> pd.DataFrame:
     label = raw["op_name"].str.replace("all_", "all", regex=False)
     return pd.DataFrame(
         {"family": "collective", "kind": "bf16", "label": label, "l2": "warm",
-         "world_size": raw["num_gpus"].astype(int), "read_bytes": raw["message_size"] * 2.0, "write_bytes": 0.0,
+         "world_size": raw["num_gpus"].astype(int), "read_bytes": raw["message_size"] * 2.0,
+         "write_bytes": 0.0,
          "latency_ns": raw["latency"] * MS}
     )  # fmt: skip
 
@@ -181,7 +187,8 @@ def _scale_matrix(raw: pd.DataFrame) -> pd.DataFrame:
     size = raw["m"] * raw["k"]
     frame = pd.DataFrame(
         {"family": "quantize", "kind": "fp8", "label": "static_scaled_fp8_quant", "l2": "warm",
-         "m": raw["m"].astype(int), "k": raw["k"].astype(int), "read_bytes": size * 2.0, "write_bytes": size * 1.0,
+         "m": raw["m"].astype(int), "k": raw["k"].astype(int), "read_bytes": size * 2.0,
+         "write_bytes": size * 1.0,
          "latency_ns": raw["latency"] * MS}
     )  # fmt: skip
     return frame[frame["latency_ns"] > 1000]

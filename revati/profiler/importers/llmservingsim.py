@@ -1,7 +1,7 @@
 """Measurements of LLMServingSim 2.0's profiler (MIT): `<hardware>/<model>/<variant>/tp<n>/*.csv`.
 
-One call, one layer, in us: kernel durations from a profiler while vLLM ran one layer eagerly. Each layer name is
-mapped to the op that vLLM launches for it, with shapes from the model's public architecture.
+One call, one layer, in us: kernel durations from a profiler while vLLM ran one layer eagerly. Each layer
+name is mapped to the op that vLLM launches for it, with shapes from the model's public architecture.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def _per_sequence(raw: pd.DataFrame, model: Model, tp: int) -> list[dict[str, An
 def _attention(raw: pd.DataFrame, model: Model, tp: int) -> dict[str, Any]:
     raw = raw[(raw["prefill_chunk"] > 0) | (raw["n_decode"] > 0)]
     return {
-        "label": ["attention"] * len(raw), "family": "attention", "kind": "bf16", "kv_kind": "bf16", "l2": "cold",
+        "label": ["attention"] * len(raw), "family": "attention", "kind": "bf16", "kv_kind": "bf16",
+        "l2": "cold",
         "heads": model.heads // tp, "kv_heads": max(1, model.kv_heads // tp), "head_dim": model.head_dim,
         "head_dim_v": model.head_dim, "window": 0,
         "prefill_seqs": (raw["prefill_chunk"] > 0).astype(int).to_numpy(),

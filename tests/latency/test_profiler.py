@@ -1,0 +1,195 @@
+"""Measurements, collection with a fake timer, and fits."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from revati.cli import profile as cli
+from revati.latency.predictor import Predictor
+from revati.latency.store import Profile, sha256_file
+from revati.profiler import collect, heldout, measure
+from revati.profiler.fit import fit_profile
+from revati.spec import load_spec
+
+SPEC = load_spec("l40s")
+CONFIG = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 2,
+          "vocab_size": 32000}  # fmt: skip
+
+
+class FakeTimer:
+    """An op takes twice its roofline and 3 us; every `fail_every`-th shape cannot run."""
+
+    gpu_name = SPEC.name
+
+    def __init__(self, stop_after=10**9):
+        self.launched = 0
+        self.stop_after = stop_after
+
+    def prepare(self, shape):
+        if self.launched >= self.stop_after:
+            raise KeyboardInterrupt
+        self.launched += 1
+        if shape.get("prefill_q") == 8192 and shape.get("decode_seqs"):
+            raise measure.MeasurementError("out of memory")
+        return lambda: shape
+
+    def graph_ns(self, launch, repeats, cold):
+        shape = launch()
+        frame = collect.to_frame(
+            [{"key": collect.key_of(shape), "cold_ns": 1e3, "p10_ns": 1e3, "p90_ns": 1e3, "repeats": 1}],
+            "l40s",
+            "x",
+            "1",
+        )
+        row = frame.fillna({"window": 0}).iloc[0] if "window" in frame else frame.iloc[0]
+        from revati.latency.roofline import roofline_ns
+
+        time_ns = 2 * roofline_ns(heldout.row_work(row), SPEC) + 3000
+        return [time_ns * (1.0 if cold else 0.9)] * repeats
+
+    def host_launch_ns(self, launch):
+        return 5000.0
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    shapes = list(collect.shapes_for_model(CONFIG, (1, 2)))
+    journal = tmp_path_factory.mktemp("collect") / "l40s.jsonl"
+    return shapes, journal, collect.collect(shapes, FakeTimer(), journal)
+
+
+def test_an_interrupted_collection_goes_on(tmp_path, collected):
+    shapes, _, whole = collected
+    journal = tmp_path / "j.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect(shapes, FakeTimer(stop_after=20), journal)
+    with journal.open("a") as handle:
+        handle.write('{"key": "half a li')  # killed while writing
+    text = journal.read_text().splitlines()[:20]
+    journal.write_text("\n".join(text) + "\n")
+    timer = FakeTimer()
+    records = collect.collect(shapes, timer, journal)
+    assert len(records) == len(whole) and timer.launched == len(whole) - 20
+
+
+def test_progress_tells_the_time_left(tmp_path):
+    shapes = [{"family": "gemm", "kind": "bf16", "m": m, "n": 64, "k": 64} for m in (1, 2, 4)]
+    seen, now = [], iter(range(100))
+    collect.collect(shapes, FakeTimer(), tmp_path / "j", note=seen.append, clock=lambda: float(next(now)))
+    assert [(p.done, p.left_s) for p in seen] == [(1, 2.0), (2, 1.0), (3, 0.0)]
+    assert collect.left_text(seen[0]) == "1/3, 2 s left"
+
+
+def test_a_journal_of_another_card_is_refused(tmp_path):
+    (tmp_path / "j").write_text('{"key": "x", "gpu_name": "NVIDIA Other"}\n')
+    with pytest.raises(measure.MeasurementError, match="begun on NVIDIA Other"):
+        collect.collect([], FakeTimer(), tmp_path / "j")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", "line 1"), ('{"family": "magic"}', "family must be one of"), ('{"family": "gemm", "kind": "bf16"}', "m must"),
+     ("", "no shapes")],
+)  # fmt: skip
+def test_bad_shape_files(tmp_path, line, message):
+    (tmp_path / "s").write_text(line)
+    with pytest.raises(measure.MeasurementError, match=message):
+        collect.read_shapes(tmp_path / "s")
+
+
+def test_collect_fit_predict(tmp_path, collected):
+    _, _, records = collected
+    frame = collect.to_frame(records, "l40s", "vllm", "0.32.0")
+    assert sum("error" in r for r in records) > 0 and len(frame) < len(records)
+    file = tmp_path / "l40s.collect.parquet"
+    measure.write(frame, file, [{"name": "test", "version": "1", "licence": "-", "file": "j", "sha256": "-"}])
+    assert measure.read_sources(file)[0]["name"] == "test"
+    out = tmp_path / "l40s"
+    provenance = fit_profile("l40s", [file], [], out, pool_shapes=False)
+    assert {"gemm.bf16", "attention.decode", "attention.prefill", "attention.mixed"} <= set(
+        provenance["models"]
+    )
+    predictor = Predictor("l40s")
+    predictor.profile = Profile(SPEC, out)
+    for row in frame[frame["family"] == "gemm"].iloc[::17].fillna(0).itertuples():
+        got = predictor.predict_work(heldout.row_work(row))
+        assert got.duration_ns + SPEC.graph_kernel_gap_ns == pytest.approx(row.latency_ns, rel=0.15)
+        assert got.confidence == "in_range"
+
+
+@pytest.mark.slow
+def test_fits_are_bit_identical(tmp_path, collected):
+    frame = collect.to_frame(collected[2], "l40s", "vllm", "0.32.0")
+    measure.write(frame, tmp_path / "m.parquet")
+    hashes = []
+    for name in ("a", "b"):
+        provenance = fit_profile("l40s", [tmp_path / "m.parquet"], [], tmp_path / name, pool_shapes=False)
+        hashes.append(provenance["files"])
+        assert all(sha256_file(tmp_path / name / f) == h for f, h in provenance["files"].items())
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("latency_ns", 3.0, "nanoseconds are expected"), ("latency_ns", np.nan, "outside"), ("n", np.nan, "column n"),
+     ("mystery", 1, "not in the measurement schema"), ("m", "eight", "does not fit|required")],
+)  # fmt: skip
+def test_bad_measurements(tmp_path, column, value, message):
+    row = {"gpu": "l40s", "family": "gemm", "kind": "bf16", "m": 1, "n": 2, "k": 3, "latency_ns": 5000.0}
+    with pytest.raises(measure.MeasurementError, match=message):
+        measure.write(pd.DataFrame([{**row, column: value}]), tmp_path / "m.parquet")
+
+
+def test_unreadable_measurements(tmp_path):
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(measure.MeasurementError, match=r"m\.parquet: not a readable"):
+        measure.read(tmp_path / "m.parquet")
+
+
+def run(*args):
+    return CliRunner().invoke(cli.app, list(args))
+
+
+def test_cli_import_csv_then_clear_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("REVATI_MEASUREMENTS", str(tmp_path))
+    csv = tmp_path / "rows.csv"
+    csv.write_text("family,kind,m,n,k,batch,timing,l2,latency_ns\ngemm,bf16,1,2,3,1,graph,cold,5000\n")
+    done = run("import", "csv", str(csv), "--gpu", "l40s")
+    assert done.exit_code == 0, done.output
+    assert measure.read(tmp_path / "l40s.csv.parquet")["m"].tolist() == [1]
+    for args, words in (
+        (("import", "csv", str(csv), "--gpu", "x9"), "unknown GPU"),
+        (("import", "magic", str(csv), "--gpu", "l40s"), "expected aiconfigurator"),
+        (("import", "aiconfigurator", str(tmp_path), "--gpu", "l40s"), "no systems/data"),
+        (("import", "csv", str(tmp_path / "none"), "--gpu", "l40s"), "no such file"),
+        (("fit", "h100_sxm"), "revati profile import aiconfigurator"),
+        (("fit", "nope"), "unknown GPU"),
+        (("report", "h100_sxm"), "missing"),
+        (("show", "nope"), "unknown GPU"),
+        (("collect", "--gpu", "l40s"), "either --model"),
+    ):
+        failed = run(*args)
+        assert failed.exit_code == 2 and words in failed.output, (args, failed.output)
+        assert "Traceback" not in failed.output
+
+
+def test_cli_collect_with_a_fake_timer(tmp_path, monkeypatch):
+    monkeypatch.setenv("REVATI_MEASUREMENTS", str(tmp_path))
+    monkeypatch.setattr(cli, "_timer", FakeTimer)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.32.0")
+    (tmp_path / "s.jsonl").write_text(
+        json.dumps({"family": "gemm", "kind": "bf16", "m": 8, "n": 64, "k": 64}) + "\n"
+    )
+    done = run("collect", "--gpu", "l40s", "--shapes", str(tmp_path / "s.jsonl"))
+    assert done.exit_code == 0, done.output
+    assert "1 measurements, 0 shapes failed" in done.output
+    wrong = run("collect", "--gpu", "h100_sxm", "--shapes", str(tmp_path / "s.jsonl"))
+    assert wrong.exit_code == 2 and "this GPU is" in wrong.output
+
+
+def test_cli_show_and_gpus():
+    assert "gemm.bf16" in run("show", "h100_sxm").output
+    cli.gpus()
