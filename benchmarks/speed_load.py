@@ -42,7 +42,7 @@ async def _run(spec: dict[str, Any]) -> dict[str, float]:
         *[one(warm_up + number, spec["output_tokens"]) for number in range(spec["requests"])]
     )
     took = {"load_s": time.monotonic() - begin_s, "wall_s": real_seconds() - begin_wall_s}
-    engine.shutdown()
+    engine.shutdown(timeout=30.0)  # so that its processes end by themselves and report
     return {**took, "output_tokens": float(sum(tokens))}
 
 

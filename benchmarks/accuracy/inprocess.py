@@ -53,7 +53,7 @@ async def _serve(spec: dict[str, Any]) -> dict[str, Any]:
     tasks = [asyncio.create_task(one(number, request, origin_s)) for number, request in enumerate(requests)]
     finished = await asyncio.gather(*tasks)
     blocks = engine.vllm_config.cache_config.num_gpu_blocks
-    engine.shutdown()
+    engine.shutdown(timeout=30.0)  # so that its processes end by themselves and report
     return {"requests": finished, "num_gpu_blocks": blocks}
 
 

@@ -1,4 +1,4 @@
-"""Joins the traces of all processes of a run into one Perfetto file, with a lane for each request of a benchmark.
+"""Joins the traces of all processes of a run into one Perfetto file, with lanes for requests of a benchmark.
 
 Times are virtual microseconds; devices, streams and requests share one time axis.
 """
@@ -37,7 +37,7 @@ def _events(run_dir: Path, extra: list[dict[str, Any]]) -> Iterator[dict[str, An
 def request_lanes(client: dict[str, Any]) -> list[dict[str, Any]]:
     """Two slices a request, from `vllm bench serve`'s detailed result: until the first token, then the others.
 
-    Requests that do not overlap share a lane, so there are as many lanes as requests were in flight at once.
+    Requests that do not overlap share a lane, so there are as many lanes as requests in flight at once.
     """
     starts, ttfts, itls = (client.get(key) or [] for key in ("start_times", "ttfts", "itls"))
     if not starts or len(starts) != len(ttfts):
