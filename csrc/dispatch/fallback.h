@@ -48,7 +48,6 @@ struct CacheCounters {
   int64_t hits = 0, misses = 0, live_runs = 0, live_price_misses = 0;
 };
 CacheCounters cache_counters();
-void clear_cache();
 /// Called once a graph replay so that live prices are computed once for all layers.
 void next_price_epoch();
 

@@ -30,6 +30,25 @@ torch::Library& library(torch::Library::Kind kind, const std::string& ns, c10::D
   return *libraries().back();
 }
 
+/// Ops with a kernel of their own on CPU and CUDA, and a composite for all others: we are no other. A composite would
+/// launch something else than a GPU does (native_layer_norm becomes a batch norm), or the same at twice the cost.
+void register_over_composites(torch::Library& aten, c10::DispatchKey key) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) continue;
+    auto op = dispatcher.findOp(name);
+    if (!op || !op->hasSchema() || op->hasKernelForDispatchKey(key)) continue;
+    bool own = op->hasKernelForDispatchKey(c10::DispatchKey::CPU);
+    bool composite = op->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
+                     op->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
+    // One kernel for all backends that picks a library: what it picks for an unknown device is an error.
+    bool convolution = name.name == "aten::convolution" || name.name == "aten::convolution_backward";
+    if (!(own && composite) && !(convolution && name.overload_name.empty())) continue;
+    std::string full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
+    aten.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  }
+}
+
 }  // namespace
 
 void register_kernels(c10::DeviceType type) {
@@ -51,6 +70,7 @@ void register_kernels(c10::DeviceType type) {
   m.impl("_copy_from_and_resize", &kernels::copy_from_and_resize);
   m.impl("_local_scalar_dense", &kernels::local_scalar_dense);
   m.impl("record_stream", &kernels::record_stream);
+  register_over_composites(m, key);
 }
 
 std::vector<std::string> takeover(const std::vector<std::string>& namespaces) {

@@ -54,7 +54,10 @@ at::Tensor host_view(const at::Tensor& t) {
   auto options = t.options().device(at::kCPU).requires_grad(false).pinned_memory(false);
   if (t.numel() == 0) return at::empty_strided(t.sizes(), t.strides(), options);
   char* base = static_cast<char*>(t.storage().data_ptr().get()) + size_t(t.storage_offset()) * t.element_size();
-  return at::for_blob(base, t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
+  at::Tensor host = at::for_blob(base, t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
+  if (t.is_conj()) host._set_conj(true);  // copies reach us with the bits still on
+  if (t.is_neg()) host._set_neg(true);
+  return host;
 }
 
 at::Tensor weak_view(const at::Tensor& t) {
