@@ -35,7 +35,7 @@ def _events(run_dir: Path, extra: list[dict[str, Any]]) -> Iterator[dict[str, An
 
 
 def request_lanes(client: dict[str, Any]) -> list[dict[str, Any]]:
-    Requests that do not overlap share a lane: there are as many lanes as requests in flight at once.
+    """Two slices a request, from `vllm bench serve`'s detailed result: until the first token, then the rest.
 
     Requests that do not overlap share a lane, so there are as many lanes as requests in flight at once.
     """

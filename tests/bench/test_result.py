@@ -107,7 +107,7 @@ def test_an_interrupted_run_still_has_a_block(finished: tuple[BenchPlan, WorldRe
 
 def test_the_root_cause_is_the_engine_cores_own() -> None:
     log = (
-        "(EngineCore pid=7) ERROR 11-23 21:30:53 [core.py:1510] ValueError: No available memory for the cache\n"
+        "(EngineCore pid=7) ERROR 11-23 21:30:53 [core.py:9] ValueError: No available memory for the cache\n"
         "(APIServer pid=5) Traceback (most recent call last):\n"
         "(APIServer pid=5) RuntimeError: Engine core initialization failed\n"
     )
