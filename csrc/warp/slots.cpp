@@ -87,7 +87,7 @@ static void on_thread_exit(void* s) {
 
 // After exec the threads of the old image are gone and one slot goes on: this process's own, or the one that
 // its parent reserved. An old wait of it is over.
-static Slot* inherited_slot(uint32_t pid) {
+static Slot* inherited_slot(uint32_t pid, uint64_t* key) {
   Slot* mine = nullptr;
   for (uint32_t i = 0; i < page->high; i++) {
     Slot* s = &page->slot[i];
@@ -97,6 +97,7 @@ static Slot* inherited_slot(uint32_t pid) {
     if (!mine && s->tid == pid && runs && !s->exiting) {
       mine = s;
     } else {
+      if (s->call == kExec) *key = s->key;  // the thread that called exec, under another thread id
       clear_names(s);
       if (s->word.compare_exchange_strong(w, pack(generation_of(w) + 1, kFree)) && runs) page->running--;
     }
@@ -129,9 +130,11 @@ __attribute__((constructor(101))) static void start() {
   uint64_t mask = 1ull << (kWakeSignal - 1);
   sys(SYS_rt_sigprocmask, SIG_BLOCK, long(&mask), 0, 8);
   have_exit_key = pthread_key_create(&exit_key, on_thread_exit) == 0;
-  Slot* s = inherited_slot(uint32_t(sys(SYS_getpid)));
+  uint64_t key = 0;
+  Slot* s = inherited_slot(uint32_t(sys(SYS_getpid)), &key);
   if (s) become(s);
   else take_new_slot();
+  if (key) self.slot->key = key;
   wait_turn_at_start();
 }
 

@@ -1,4 +1,4 @@
-// oracle.cpp: /proc/<pid>/task/<tid>/stat and schedstat, kept open.
+// oracle.cpp: the files stat, schedstat and syscall of /proc/<pid>/task/<tid>, kept open.
 #include "oracle.h"
 
 #include <cstdio>
@@ -14,6 +14,7 @@ void Oracle::forget(int slot) {
   Files& f = files_[size_t(slot)];
   if (f.stat >= 0) close(f.stat);
   if (f.schedstat >= 0) close(f.schedstat);
+  if (f.syscall >= 0) close(f.syscall);
   f = {};
 }
 
@@ -26,12 +27,27 @@ bool Oracle::open_files(int slot, uint32_t pid, uint32_t tid) {
   f.stat = open(path, O_RDONLY | O_CLOEXEC);
   snprintf(path, sizeof path, "/proc/%u/task/%u/schedstat", pid, tid);
   f.schedstat = open(path, O_RDONLY | O_CLOEXEC);
+  snprintf(path, sizeof path, "/proc/%u/task/%u/syscall", pid, tid);
+  f.syscall = open(path, O_RDONLY | O_CLOEXEC);
   f.pid = pid;
   f.tid = tid;
   return f.stat >= 0;
 }
 
-char Oracle::state(int slot, uint32_t pid, uint32_t tid) {
+bool Oracle::is_off_processor(Files& f) {
+  char text[16];
+  ssize_t n = f.syscall < 0 ? -1 : pread(f.syscall, text, sizeof text, 0);
+  reads_++;
+  if (n > 0) return text[0] != 'r';  // "running"
+  // Not permitted here: a thread that has not moved for this long sleeps.
+  char before[96], after[96];
+  ssize_t a = pread(f.schedstat, before, sizeof before, 0);
+  usleep(100);
+  ssize_t b = pread(f.schedstat, after, sizeof after, 0);
+  return a > 0 && a == b && memcmp(before, after, size_t(a)) == 0;
+}
+
+char Oracle::state(int slot, uint32_t pid, uint32_t tid, bool in_futex) {
   if (!open_files(slot, pid, tid)) return 'X';
   char text[128];
   ssize_t n = pread(files_[size_t(slot)].stat, text, sizeof text - 1, 0);
@@ -40,6 +56,7 @@ char Oracle::state(int slot, uint32_t pid, uint32_t tid) {
   text[n] = 0;
   const char* end = strrchr(text, ')');
   char c = end && end[1] ? end[2] : 'R';
+  if (c == 'S' && !in_futex && !is_off_processor(files_[size_t(slot)])) return 'R';
   return c == 'Z' ? 'X' : c;
 }
 

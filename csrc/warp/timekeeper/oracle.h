@@ -10,8 +10,9 @@ namespace revati::warp {
 class Oracle {
  public:
   explicit Oracle(int slots) : files_(size_t(slots)) {}
-  // 'R' runs or may run, 'S' sleeps, 'D' and 'T' as in ps, 'X' is no more.
-  char state(int slot, uint32_t pid, uint32_t tid);
+  // 'R' runs or may run, 'S' sleeps, 'D' and 'T' as in ps, 'X' is no more. `in_futex`: the thread is in a futex
+  // wait, where 'S' can be trusted: nothing there looks again after a wake-up.
+  char state(int slot, uint32_t pid, uint32_t tid, bool in_futex = false);
   // Changes whenever the thread is put on a processor.
   uint64_t run_count(int slot, uint32_t pid, uint32_t tid);
   // CPU time as of the kernel's last look at it, ns; -1: unknown.
@@ -22,8 +23,11 @@ class Oracle {
  private:
   struct Files {
     uint32_t pid = 0, tid = 0;
-    int stat = -1, schedstat = -1;
+    int stat = -1, schedstat = -1, syscall = -1;
   };
+  // A thread that is about to sleep, or has just been woken and looks again, shows as 'S' while it is still on a
+  // processor. Only the file `syscall` waits for it to be off.
+  bool is_off_processor(Files& f);
   bool open_files(int slot, uint32_t pid, uint32_t tid);
   bool read_schedstat(int slot, uint32_t pid, uint32_t tid, unsigned long long (&out)[3]);
   std::vector<Files> files_;

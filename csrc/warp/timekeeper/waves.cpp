@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ void Waves::bury(int i) {
   Slot& s = page_->slot[i];
   uint64_t w = s.word;
   if (state_of(w) == kFree) return;
+  if (log_) log_->thread("gone", page_->now, s);
   s.tid = s.by = s.pid = 0;
   if (s.word.compare_exchange_strong(w, pack(generation_of(w) + 1, kFree)) && runs(state_of(w))) page_->running--;
   oracle_.forget(i);
@@ -38,6 +40,13 @@ bool Waves::still_asleep(const Seen& e) const {
   uint32_t kind = page_->slot[e.index].kind;
   bool in_memory = (kind == kWord || kind == kSpin) && state_of(e.word) == kWait;
   return in_memory && proved_[size_t(e.index)] == e.word;
+}
+
+// A thread shows as dead a moment before its parent is woken. Both happen under the kernel's lock of the task
+// list, which a look for children takes too: when it returns, the parent shows as runnable.
+static void settle_deaths() {
+  siginfo_t info;
+  waitid(P_ALL, 0, &info, WNOHANG | WNOWAIT | WEXITED);
 }
 
 // Has been through exec, and the shim never started in the new image.
@@ -57,7 +66,10 @@ Verdict Waves::check() {
   counters.checks++;
   auto state = [&](int i) {
     const Slot& s = page_->slot[i];
-    return uncovered(s) ? process_state(s.pid) : oracle_.state(i, s.pid, s.tid);
+    if (uncovered(s)) return process_state(s.pid);
+    State st = state_of(s.word);
+    bool in_futex = st == kReady || (st == kWait && (s.kind == kWord || s.kind == kSpin));
+    return oracle_.state(i, s.pid, s.tid, in_futex);
   };
   auto run_count = [&](int i) { return oracle_.run_count(i, page_->slot[i].pid, page_->slot[i].tid); };
   auto busy = [&](int i) {
@@ -72,7 +84,7 @@ Verdict Waves::check() {
   uint64_t sends = page_->sends;
   uint32_t high = page_->high;
   int outside = 0, threads = 0;
-  bool remote_runs = false;
+  bool remote_runs = false, died = false;
   seen_.clear();
   for (int i = 0; i < int(high); i++) {  // wave 1
     Slot& s = page_->slot[i];
@@ -99,8 +111,8 @@ Verdict Waves::check() {
     }
     char c = state(i);
     if (c == 'X') {
-      threads--;
       bury(i);
+      died = true;
       continue;
     }
     if (c != 'S' || st == kFired) return busy(i);
@@ -108,6 +120,10 @@ Verdict Waves::check() {
     if (uncovered(s)) tell_uncovered(s);
     seen_.push_back({i, w, run_count(i)});
     outside++;
+  }
+  if (died) {
+    settle_deaths();
+    return Verdict::again;
   }
   if (!threads) return Verdict::empty;
   if (naive_ && !outside) return Verdict::quiet;
@@ -123,6 +139,7 @@ Verdict Waves::check() {
     for (int i = 0; c == 'R' && i < 20 && s.word == e.word && state_of(e.word) != kRun; i++) c = state(e.index);
     if (c == 'X') {
       bury(e.index);
+      settle_deaths();
       return Verdict::again;
     }
     if (c != 'S' || s.word != e.word) {
