@@ -24,12 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     add("--parallel", action="store_true", help="free: do not run threads one at a time")
     add("--allow-real-time", action="store_true", help="also run what cannot be covered")
     add("--naive", action="store_true", help=argparse.SUPPRESS)  # the negative control of the tests
+    add("--listen", help="HOST:PORT for participants on other hosts; the secret is in REVATI_CLOCK_TOKEN")
     add("--quiet", action="store_true", help="no closing line")
     add("--grace", type=float, default=10.0, help="real seconds to end after a signal")
     options = vars(parser.parse_args(given[:at]))
     extra = [f"--{n}" for n in ("parallel", "naive", "quiet") if options.pop(n)]
     if options.pop("allow_real_time"):
         extra.append("--allow-real-time")
+    if listen := options.pop("listen"):
+        extra += ["--listen", listen]
     extra += ["--grace", repr(options.pop("grace"))]
     try:
         return launch(given[at + 1 :], extra=extra, **options)
