@@ -86,7 +86,7 @@ class Predictor:
             if estimate is None:
                 return None
             ns, confidence = estimate
-            return Prediction(max(ns, SHORTEST_KERNEL_NS), family, confidence)
+            return Prediction(max(ns, SHORTEST_KERNEL_NS) if ns != 0 else 0.0, family, confidence)
         model = self.profile.bandwidth.get(family)
         if model is None:
             default = DEFAULTS.get(family)

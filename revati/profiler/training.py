@@ -132,7 +132,7 @@ def mean_latency(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def gemm_set(frame: pd.DataFrame, gpu: str, kind: str) -> TrainingSet | None:
     """GEMM rows of one kind; repeated shapes are averaged."""
     rows = frame[(frame["family"] == "gemm") & (frame["kind"] == kind) & (frame["batch"] == 1)]
-    if len(rows) < 200:
+    if len(rows) < 100:
         return None
     rows = mean_latency(rows, ["gpu", "pooled", "m", "n", "k"])
 

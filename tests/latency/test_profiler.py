@@ -1,6 +1,7 @@
 """Measurements, collection with a fake timer, and fits."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,14 +10,23 @@ from typer.testing import CliRunner
 
 from revati.cli import profile as cli
 from revati.latency.predictor import Predictor
+from revati.latency.roofline import roofline_ns
 from revati.latency.store import Profile, sha256_file
 from revati.profiler import collect, heldout, measure
 from revati.profiler.fit import fit_profile
 from revati.spec import load_spec
 
 SPEC = load_spec("l40s")
-CONFIG = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 2,
-          "vocab_size": 32000}  # fmt: skip
+CONFIG = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 32000,
+}
+
+
+SHAPE = {"family": "gemm", "kind": "bf16", "m": 8, "n": 64, "k": 64}
 
 
 class FakeTimer:
@@ -38,15 +48,9 @@ class FakeTimer:
 
     def graph_ns(self, launch, repeats, cold):
         shape = launch()
-        frame = collect.to_frame(
-            [{"key": collect.key_of(shape), "cold_ns": 1e3, "p10_ns": 1e3, "p90_ns": 1e3, "repeats": 1}],
-            "l40s",
-            "x",
-            "1",
-        )
-        row = frame.fillna({"window": 0}).iloc[0] if "window" in frame else frame.iloc[0]
-        from revati.latency.roofline import roofline_ns
-
+        row = SimpleNamespace(**{"window": 0, **shape})
+        if shape["family"] not in ("gemm", "attention"):
+            row.read_bytes = row.write_bytes = 2.0 * shape["tokens"] * shape["hidden"]
         time_ns = 2 * roofline_ns(heldout.row_work(row), SPEC) + 3000
         return [time_ns * (1.0 if cold else 0.9)] * repeats
 
@@ -91,9 +95,13 @@ def test_a_journal_of_another_card_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 1"), ('{"family": "magic"}', "family must be one of"), ('{"family": "gemm", "kind": "bf16"}', "m must"),
-     ("", "no shapes")],
-)  # fmt: skip
+    [
+        ("{", "line 1"),
+        ('{"family": "magic"}', "family must be one of"),
+        ('{"family": "gemm", "kind": "bf16"}', "m must"),
+        ("", "no shapes"),
+    ],
+)
 def test_bad_shape_files(tmp_path, line, message):
     (tmp_path / "s").write_text(line)
     with pytest.raises(measure.MeasurementError, match=message):
@@ -114,7 +122,7 @@ def test_collect_fit_predict(tmp_path, collected):
     )
     predictor = Predictor("l40s")
     predictor.profile = Profile(SPEC, out)
-    for row in frame[frame["family"] == "gemm"].iloc[::17].fillna(0).itertuples():
+    for row in frame[frame["family"] == "gemm"].iloc[::17].itertuples():
         got = predictor.predict_work(heldout.row_work(row))
         assert got.duration_ns + SPEC.graph_kernel_gap_ns == pytest.approx(row.latency_ns, rel=0.15)
         assert got.confidence == "in_range"
@@ -134,9 +142,14 @@ def test_fits_are_bit_identical(tmp_path, collected):
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
-    [("latency_ns", 3.0, "nanoseconds are expected"), ("latency_ns", np.nan, "outside"), ("n", np.nan, "column n"),
-     ("mystery", 1, "not in the measurement schema"), ("m", "eight", "does not fit|required")],
-)  # fmt: skip
+    [
+        ("latency_ns", 3.0, "nanoseconds are expected"),
+        ("latency_ns", np.nan, "outside"),
+        ("n", np.nan, "column n"),
+        ("mystery", 1, "not in the measurement schema"),
+        ("m", "eight", "does not fit|required"),
+    ],
+)
 def test_bad_measurements(tmp_path, column, value, message):
     row = {"gpu": "l40s", "family": "gemm", "kind": "bf16", "m": 1, "n": 2, "k": 3, "latency_ns": 5000.0}
     with pytest.raises(measure.MeasurementError, match=message):

@@ -11,15 +11,14 @@ def test_every_shipped_spec_loads():
     for gpu in list_gpus():
         spec = load_spec(gpu)
         assert spec.id == gpu and spec.sources
-        bandwidth = 2 * spec.memory_clock_hz * spec.memory_bus_bits / 8
-        assert spec.hbm_bytes_per_s == pytest.approx(bandwidth, rel=0.02) or spec.architecture in (
-            "ada",
-            "blackwell",
-        )
+        pins = 2 * spec.memory_clock_hz * spec.memory_bus_bits / 8
+        assert (
+            0.95 * pins <= spec.hbm_bytes_per_s <= 1.01 * pins or spec.memory_bus_bits <= 512
+        )  # GDDR clocks differ
 
 
 def test_unknown_gpu_names_the_known_ones():
-    with pytest.raises(UnknownGpuError, match="unknown GPU 'h100'; known: .*h100_sxm"):
+    with pytest.raises(UnknownGpuError, match=r"unknown GPU 'h100'; known: .*h100_sxm"):
         load_spec("h100")
 
 
