@@ -47,6 +47,13 @@ def device_properties(index: int) -> Any:
     )
 
 
+def graph_node_bytes() -> int:
+    """Driver memory of one kernel node of an instantiated graph, from the GPU's spec."""
+    from revati.spec import load_spec
+
+    return load_spec(os.environ.get("REVATI_GPU", "h100_sxm")).outside_torch.graph_bytes_per_node
+
+
 class Properties(SimpleNamespace):
     """Stands for `torch._C._CudaDeviceProperties`."""
 
@@ -137,6 +144,29 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
         def ipc_handle(self) -> bytes:
             raise RuntimeError("revati: events cannot be shared between processes on a virtual GPU")
 
+    class _CUDAGraph(_C.Graph):
+        """A graph whose executable takes driver memory, as a real one does."""
+
+        _driver_bytes = 0
+
+        def capture_end(self) -> None:
+            super().capture_end()
+            self._release()
+            self._driver_bytes = self.node_count * graph_node_bytes()
+            _C.memory_outside(_C.current_device(), self._driver_bytes)
+
+        def reset(self) -> None:
+            super().reset()
+            self._release()
+
+        def _release(self) -> None:
+            if self._driver_bytes:
+                _C.memory_outside(_C.current_device(), -self._driver_bytes)
+                self._driver_bytes = 0
+
+        def __del__(self) -> None:
+            self._release()
+
     class _MemPool:
         """A private pool; only its id matters to the virtual allocator."""
 
@@ -153,7 +183,7 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
     return {
         "_CudaStreamBase": _CudaStreamBase,
         "_CudaEventBase": _CudaEventBase,
-        "_CUDAGraph": _C.Graph,
+        "_CUDAGraph": _CUDAGraph,
         "_CudaDeviceProperties": Properties,
         "_MemPool": _MemPool,
         "_cuda_CUDAAllocator": _cuda_CUDAAllocator,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 _begun = False
+_MATMULS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_scaled_mm")
 
 
 def begin() -> None:
@@ -48,6 +49,11 @@ def connect_latency(gpu: str, mode: str, strict: bool) -> None:
         return state["it"]
 
     def predict(record: OpRecord):  # type: ignore[no-untyped-def]
+        if "blas" not in state and record.name in _MATMULS:  # cuBLAS takes its workspaces with the first matmul
+            from revati.spec import load_spec
+
+            state["blas"] = True
+            _C.memory_outside(_C.current_device(), load_spec(gpu).outside_torch.cublas_workspace_bytes)
         return predictor().predict(record)
 
     def live_args(name: str) -> list[str]:
