@@ -1,0 +1,148 @@
+/* jump.pml: the jump protocol of csrc/warp (slots.cpp, waits.cpp, timekeeper/waves.cpp), checked with spin.
+ *
+ *   spin -DN=2 -a jump.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -E -m2000000
+ *   spin -DN=3 -DMOST_SENDS=2 -DJUMPS=1 -a jump.pml && ...
+ *   spin -DTRUST_SLOTS -a jump.pml && ...        (negative control: must report an assertion violation)
+ *   spin -DTRANSIENT_SLEEP -a jump.pml && ...    (negative control: a kernel state without `off processor`)
+ *
+ * Modelled: N threads that send to each other (a counter for each receiver stands for a pipe), wait with or
+ * without a deadline, are woken by the kernel (blocked -> runnable -> running), or fired by the timekeeper; the
+ * order of the steps in enter_wait() and leave_wait(); a transient kernel state S while still on a processor;
+ * the two waves reading one thread at a time while everybody moves.
+ * Claim: whenever the clock jumps, no thread is running or runnable and no receiver waits beside a message.
+ * Left out: spinners, turns (they only restrict who runs), deaths, remote participants, charged time.
+ */
+#ifndef N
+#define N 3
+#endif
+#ifndef MOST_SENDS
+#define MOST_SENDS 3
+#endif
+#ifndef JUMPS
+#define JUMPS 2
+#endif
+
+mtype = { Run, Wait, Fired };                  /* Slot::word, state */
+mtype = { OnCpu, Transient, Asleep, Woken };   /* kernel: Transient shows as S, but is on a processor */
+
+mtype slot[N] = Run;
+byte generation[N];
+mtype kernel[N] = OnCpu;
+byte runs[N];                                  /* schedstat's count, bounded */
+byte pipe[N];                                  /* messages for thread i */
+byte sends;
+
+/* The kernel makes a sleeper runnable when there is something for it. */
+inline kernel_wake(who) {
+  if
+  :: kernel[who] == Asleep || kernel[who] == Transient -> kernel[who] = Woken
+  :: else
+  fi
+}
+
+proctype Thread(byte me) {
+  byte to;
+  do
+  :: sends < MOST_SENDS ->                     /* send: the counter first, then the kernel call */
+     select(to : 0 .. N - 1);
+     if
+     :: to != me ->
+        sends++;
+        atomic { pipe[to]++; kernel_wake(to) }
+     :: else
+     fi
+  :: true -> break
+  :: true ->
+     if                                        /* wait_for_descriptors: look first */
+     :: atomic { pipe[me] > 0 -> pipe[me]-- }
+     :: else ->
+        atomic { slot[me] = Wait; generation[me]++ }
+again:
+        kernel[me] = Transient;                /* set_current_state(TASK_INTERRUPTIBLE) ... */
+        if                                     /* ... then the kernel looks at the condition */
+        :: atomic { pipe[me] > 0 || slot[me] == Fired -> kernel[me] = OnCpu }
+        :: atomic { !(pipe[me] > 0 || slot[me] == Fired) ->
+                    if
+                    :: kernel[me] == Transient -> kernel[me] = Asleep
+                    :: else
+                    fi }
+           atomic { kernel[me] == Woken -> kernel[me] = OnCpu; runs[me]++ }
+           goto again
+        fi;
+        if                                     /* leave_wait */
+        :: atomic { slot[me] == Wait -> slot[me] = Run; generation[me]++ }
+        :: atomic { slot[me] == Fired -> slot[me] = Run; generation[me]++ }
+        fi;
+        if
+        :: atomic { pipe[me] > 0 -> pipe[me]-- }
+        :: else
+        fi
+     fi
+  od;
+  /* End: a sleep without a deadline. */
+  atomic { slot[me] = Wait; generation[me]++; kernel[me] = Asleep; pipe[me] = 100 }
+}
+
+#ifdef TRANSIENT_SLEEP
+#define SLEEPS(i) (kernel[i] == Asleep || kernel[i] == Transient)
+#else
+#define SLEEPS(i) (kernel[i] == Asleep)
+#endif
+
+proctype Timekeeper() {
+  byte i, noted[N], sends_before, jumps;
+  bool quiet;
+  do
+  :: jumps == JUMPS -> break
+  :: else ->
+     quiet = true;
+     sends_before = sends;
+     for (i : 0 .. N - 1) {                    /* wave 1 */
+       atomic { if
+       :: slot[i] == Wait -> noted[i] = generation[i]
+       :: else -> quiet = false
+       fi }
+     }
+#ifndef TRUST_SLOTS
+     for (i : 0 .. N - 1) {                    /* wave 2: the kernel, then the word */
+       if
+       :: quiet && !SLEEPS(i) -> quiet = false
+       :: else
+       fi
+     }
+     for (i : 0 .. N - 1) {
+       atomic { if
+       :: quiet && (slot[i] != Wait || generation[i] != noted[i]) -> quiet = false
+       :: else
+       fi }
+     }
+     if
+     :: sends != sends_before -> quiet = false
+     :: else
+     fi;
+#endif
+     if
+     :: quiet ->
+        atomic {                               /* the claim */
+          for (i : 0 .. N - 1) {
+            assert(slot[i] == Wait && kernel[i] != OnCpu && kernel[i] != Woken && (pipe[i] == 0 || pipe[i] >= 100))
+          }
+          jumps++
+        }
+        select(i : 0 .. N - 1);                /* the earliest deadline is anybody's */
+        atomic { if
+        :: slot[i] == Wait && pipe[i] < 100 -> slot[i] = Fired; kernel_wake(i)
+        :: else
+        fi }
+     :: else
+     fi
+  od
+}
+
+init {
+  byte i;
+  atomic {
+    for (i : 0 .. N - 1) { run Thread(i) }
+    run Timekeeper()
+  }
+}
