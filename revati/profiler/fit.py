@@ -207,10 +207,8 @@ def fit_profile(
             shutil.copyfile(Path(scratch) / name, folder / name)
     fitter.folder = folder
     sources = [s for f in files + pool for s in measure.read_sources(f)]
-    command = f"revati profile fit {gpu}" + "".join(f" --pool {p.name}" for p in pool)
-    if pool_shapes:
-        command += " --pool-shapes"
-    provenance = fitter.provenance(sources, command)
+    provenance = fitter.provenance(sources, f"revati profile fit {gpu}")
+    provenance["pool"] = {"files": [p.name for p in pool], "shapes": pool_shapes}
     text = json.dumps(provenance, indent=1, sort_keys=True) + "\n"
     (folder / PROVENANCE_FILE).write_text(text)
     return provenance

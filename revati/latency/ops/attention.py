@@ -135,7 +135,7 @@ def _flash(view: ArgView) -> Work | None:
             heads=q.shape[-2],
             kv_heads=k.shape[-2],
             head_dim=q.shape[-1] + extra,
-            head_dim_v=v.shape[-1],
+            head_dim_v=0 if extra else v.shape[-1],  # latent attention: keys and values are one cache
             window=_window(view.get("window_size_left", default=-1)),
             causal=bool(view.get("is_causal", default=True)),
             kv_kind=_kv_kind(k),
