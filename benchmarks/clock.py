@@ -18,7 +18,11 @@ from pathlib import Path
 READ = """
 #include <stdio.h>
 #include <time.h>
-static double cpu(void) { struct timespec t; clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); return t.tv_sec + t.tv_nsec * 1e-9; }
+static double cpu(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return t.tv_sec + t.tv_nsec * 1e-9;
+}
 int main(void) {
   struct timespec t; double best = 1e9;
   for (int round = 0; round < 50; round++) {
@@ -63,7 +67,8 @@ def build(folder: Path, name: str, source: str) -> Path:
 
 def in_virtual_time(mode: str, stats: Path, *command: str) -> tuple[str, dict]:
     """Output and statistics of a run."""
-    line = [sys.executable, "-m", "revati.clock", "--quiet", "--cpu-time", mode, "--stats", str(stats), "--", *command]
+    options = ["--quiet", "--cpu-time", mode, "--stats", str(stats)]
+    line = [sys.executable, "-m", "revati.clock", *options, "--", *command]
     done = subprocess.run(line, check=True, capture_output=True, text=True)
     return done.stdout, json.loads(stats.read_text())
 
@@ -87,8 +92,8 @@ def main() -> None:
             reads["libfaketime"] = float(out) if out else None
         for processes, threads in ((1, 1), (2, 1), (8, 1), (2, 30)):
             each = max(1, jumps // processes)
-            runs = [in_virtual_time("free", folder / "stats", str(jump), str(processes), str(threads), str(each))[1]
-                    for _ in range(3)]
+            command = (str(jump), str(processes), str(threads), str(each))
+            runs = [in_virtual_time("free", folder / "stats", *command)[1] for _ in range(3)]
             best = min(r["wall_s"] / r["jumps"] for r in runs)
             result["jump_us"][f"{processes}x{threads}"] = round(best * 1e6, 1)
         result["jumps_per_s"] = round(1e6 / result["jump_us"]["2x1"])

@@ -38,12 +38,14 @@ EXPORT void revati_warp_charge_ns(int64_t ns) {
 EXPORT void revati_warp_pause() {
   if (!page || self.pauses++ || page->mode != kCharged) return;
   own_slot();
+  self.slot->paused = 1;
   self.paused_cpu = thread_cpu();
 }
 
 EXPORT void revati_warp_resume() {
   if (!page || !self.pauses || --self.pauses || page->mode != kCharged) return;
   own_slot()->cpu += thread_cpu() - self.paused_cpu;
+  self.slot->paused = 0;
 }
 
 EXPORT int revati_warp_wait_word(uint32_t* word, uint32_t value) {

@@ -36,6 +36,7 @@ Slot* reserve_slot() {
     s->exiting = 0;
     s->round = 0;
     s->interval = 0;
+    s->paused = 0;
     s->children = 0;
     s->base = s->born = page->now.load();
     s->cpu = 0;
@@ -63,6 +64,7 @@ void return_slot(Slot* s, uint64_t word) {
 static void become(Slot* s) {
   self = Self{};
   self.slot = s;
+  s->paused = 0;
   s->call = kStart;
   s->pid = uint32_t(sys(SYS_getpid));
   s->tid = uint32_t(sys(SYS_gettid));

@@ -46,14 +46,17 @@ def built() -> None:
 
 def command_line(argv: list[str], mode: str, options: tuple[str, ...], stats: Path) -> list[str]:
     """The command line of one run."""
-    return [sys.executable, "-m", "revati.clock", "--cpu-time", mode, "--stats", str(stats), *options, "--", *argv]
+    own = ("--cpu-time", mode, "--stats", str(stats), *options)
+    return [sys.executable, "-m", "revati.clock", *own, "--", *argv]
 
 
 @pytest.fixture
 def virtual(tmp_path: Path) -> Callable[..., Outcome]:
     """`virtual("program text" | argv, mode, *options)` runs it in virtual time to its end."""
 
-    def run(what: str | list[str], mode: str = "free", *options: str, timeout: float = 30, **env: str) -> Outcome:
+    def run(
+        what: str | list[str], mode: str = "free", *options: str, timeout: float = 30, **env: str
+    ) -> Outcome:
         argv = [sys.executable, "-c", textwrap.dedent(what)] if isinstance(what, str) else what
         stats = tmp_path / "stats.json"
         stats.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ FOREVER = "import threading; threading.Event().wait()"
 def start(tmp_path: Path, program: str, *options: str) -> subprocess.Popen[str]:
     """A run in the background whose processes can be recognised by their mark."""
     mark = f"# {tmp_path}"
-    line = command_line([sys.executable, "-c", program + "\n" + mark], "free", options, tmp_path / "stats.json")
+    argv = [sys.executable, "-c", program + "\n" + mark]
+    line = command_line(argv, "free", options, tmp_path / "stats.json")
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -317,9 +317,9 @@ void Waves::tick() {
     for (int i = 0; i < int(page_->high); i++) {  // those who compute, as fresh as the kernel's last look
       Slot& s = page_->slot[i];
       uint64_t w = s.word;
-      if (state_of(w) != kRun || !s.tid || !s.cpu) continue;
+      if (state_of(w) != kRun || !s.tid || !s.cpu || s.paused) continue;
       int64_t base = s.base, cpu = s.cpu, used = oracle_.cpu_ns(i, s.pid, s.tid);
-      if (used < cpu || s.word != w || s.base != base || s.cpu != cpu) continue;  // not a pair any more
+      if (used < cpu || s.word != w || s.paused || s.base != base || s.cpu != cpu) continue;  // not a pair any more
       int64_t local = base + int64_t(double(used - cpu) * page_->cpu_factor), old = page_->now;
       while (old < local && !page_->now.compare_exchange_weak(old, local)) {}
     }

@@ -7,6 +7,7 @@ others in the order in which they come and sleeps `pause` after each one.
 
 import json
 import os
+import pathlib
 import select
 import socket
 import sys
@@ -125,8 +126,8 @@ def play(world):
         for pid in children:
             if os.waitpid(pid, 0)[1]:
                 raise SystemExit("a process of the world failed")
-        return [json.load(open(o)) for o in outs]
+        return [json.loads(pathlib.Path(o).read_text()) for o in outs]
 
 
 if __name__ == "__main__":
-    print(json.dumps([play(world) for world in json.load(open(sys.argv[1]))]))
+    print(json.dumps([play(world) for world in json.loads(pathlib.Path(sys.argv[1]).read_text())]))

@@ -1,0 +1,85 @@
+"""What CPU work costs in each mode, and the C interface that the virtual device uses."""
+
+from __future__ import annotations
+
+import pytest
+
+WORK = """
+import ctypes, json, os, threading, time
+warp = ctypes.CDLL(None)
+warp.revati_warp_now_ns.restype = ctypes.c_int64
+wait, charge = warp.revati_warp_wait_until_ns, warp.revati_warp_charge_ns
+wait.argtypes = charge.argtypes = [ctypes.c_int64]
+now = warp.revati_warp_now_ns
+def burn(seconds):
+    t = time.thread_time()
+    while time.thread_time() - t < seconds: pass
+t = time.monotonic()
+"""
+SAY = "\nprint(json.dumps({'took': time.monotonic() - t}))"
+RATES = [("free", 0, 1e-4), ("charged", 0.2, 0.03)]
+
+
+@pytest.mark.parametrize(("mode", "took", "tolerance"), RATES)
+def test_work_costs_its_cpu_time_or_nothing_even_beside_hogs(virtual, hogs, mode, took, tolerance):
+    got = virtual(WORK + "burn(0.2)" + SAY, mode).values()["took"]
+    assert got == pytest.approx(took, abs=tolerance)
+
+
+def test_the_host_factor_scales_charged_work(virtual):
+    got = virtual(WORK + "burn(0.1)" + SAY, "charged", "--cpu-factor", "3").values()["took"]
+    assert got == pytest.approx(0.3, abs=0.05)
+
+
+def test_work_in_separate_processes_overlaps(virtual):
+    got = virtual(WORK + """
+for _ in range(4):
+    if os.fork() == 0: burn(0.1); os._exit(0)
+for _ in range(4): os.wait()""" + SAY, "charged").values()["took"]
+    assert 0.1 <= got < 0.19
+
+
+@pytest.mark.parametrize("mode", ["free", "charged", "wall"])
+def test_device_interface(virtual, mode):
+    v = virtual(WORK + """
+assert warp.revati_warp_active() == 1
+assert 0 <= now() - time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 10**8 < 10**8 + 10**6
+begin = now(); wait(begin + 5 * 10**9); waited = now() - begin
+wait(begin)                                 # already past: at once
+begin = now(); charge(2 * 10**9); charged = now() - begin
+word = ctypes.c_uint32(0); begin = now()
+def change(): time.sleep(3); word.value = 1; warp.revati_warp_wake_word(ctypes.byref(word))
+threading.Thread(target=change).start()
+result = warp.revati_warp_wait_word(ctypes.byref(word), 0)
+print(json.dumps({"waited": waited, "charged": charged, "woken": now() - begin, "result": result}))
+""", mode).values()
+    slack = 1e4 if mode == "free" else 2e8
+    assert v["result"] == 0
+    assert v["waited"] == pytest.approx(5e9, abs=slack)
+    assert v["charged"] == pytest.approx(2e9, abs=slack)
+    assert v["woken"] == pytest.approx(3e9, abs=slack)
+
+
+def test_paused_work_is_not_charged(virtual):
+    got = virtual(WORK + """
+warp.revati_warp_pause(); warp.revati_warp_pause(); burn(0.2); warp.revati_warp_resume(); burn(0.2)
+warp.revati_warp_resume(); burn(0.1)""" + SAY, "charged").values()["took"]
+    assert got == pytest.approx(0.1, abs=0.03)
+
+
+def test_without_a_run_nothing_changes(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    from revati.clock.launch import native_dir
+
+    program = """
+import ctypes, threading, time
+warp = ctypes.CDLL(None); assert warp.revati_warp_active() == 0
+t = time.perf_counter(); time.sleep(0.05); threading.Event().wait(0.05)
+c = threading.Condition(); c.acquire(); c.wait(0.05); assert 0.15 <= time.perf_counter() - t < 2
+"""
+    env = {**os.environ, "LD_PRELOAD": str(native_dir() / "librevati_warp.so")}
+    env.pop("REVATI_CLOCK", None)
+    assert subprocess.run([sys.executable, "-c", program], env=env, timeout=20).returncode == 0
