@@ -65,7 +65,10 @@ void publish_memory_send() {
 int64_t now() {
   if (__builtin_expect(self.pending != 0, 0)) realise_pending();
   int64_t v = page->now.load();
-  if (page->mode == kFreeTime) return self.last_read = v > self.last_read ? v : self.last_read + 1;
+  if (page->mode == kFreeTime) {
+    self.read_before = self.last_read;
+    return self.last_read = v > self.last_read ? v : self.last_read + 1;
+  }
   int64_t own = page->mode == kCharged ? charged() : wall();
   raise_now(own);
   return own > v ? own : v;

@@ -36,7 +36,7 @@ static int wait(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadl
 static int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t left) {
   constexpr int64_t kLongest = 5'000'000;
   Condition* c = own(condition);
-  if (self.last_read > page->now.load()) self.last_read--;  // the clock read that made the deadline
+  self.last_read = self.read_before;  // undo the read that made the deadline: how many there are is chance
   timespec t = ts(left < 0 ? 0 : left > kLongest ? kLongest : left);
   uint32_t sequence = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
   __atomic_add_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);

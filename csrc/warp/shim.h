@@ -62,6 +62,7 @@ inline int64_t thread_cpu() {
 struct Self {
   Slot* slot;
   int64_t last_read;   // free: the newest time this thread was told
+  int64_t read_before; // free: the one before it
   int64_t pending;     // modelled host work that has not been realised yet
   int64_t paused_cpu;  // thread CPU time when Revati's own work began
   uint32_t pauses;

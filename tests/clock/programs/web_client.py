@@ -11,8 +11,8 @@ import time
 import aiohttp
 
 port, loop, count, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-line = ["-m", "uvicorn", "--app-dir", os.path.dirname(__file__), "web_app:app", "--loop", loop, "--port", port]
-server = subprocess.Popen([sys.executable, *line, "--log-level", "warning"])
+line = ["-m", "uvicorn", "--app-dir", os.path.dirname(__file__), "web_app:app", "--loop", loop]
+server = subprocess.Popen([sys.executable, *line, "--port", port, "--log-level", "warning"])
 
 
 async def main():
