@@ -62,6 +62,8 @@ def check_options(options: RunOptions) -> None:
     for name, path in (("--output-lengths", options.output_lengths),):
         if path is not None and not path.is_file():
             raise CliError(f"{name}: no such file: {path}")
+        if path is not None:  # the variable is passed on, but no engine plug-in reads it yet
+            raise CliError(f"{name} is not supported yet; give each request its max_tokens and --ignore-eos")
     for folder in options.model_config_dirs:
         if not folder.is_dir():
             raise CliError(f"--model-configs: no such folder: {folder}")
