@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from revati.cuda.bindings import device_properties
 
 Stream = torch.Stream
 Event = torch.Event
+OutOfMemoryError = torch.OutOfMemoryError
 
 
 class CUDAGraph(_C.Graph):
@@ -48,6 +50,37 @@ def set_device(device: Any) -> None:
     _C.set_device(_index(device))
 
 
+class device:
+    """Context manager and decorator: `index` is the current device inside; a negative one or None changes nothing."""
+
+    def __init__(self, device: Any) -> None:
+        self.idx = -1 if device is None else _index(device)
+        self.prev_idx = -1
+
+    def __enter__(self) -> None:
+        self.prev_idx = _C.current_device()
+        if self.idx >= 0:
+            _C.set_device(self.idx)
+
+    def __exit__(self, *exc: object) -> None:
+        _C.set_device(self.prev_idx)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with type(self)(self.idx):
+                return function(*args, **kwargs)
+
+        return inside
+
+
+class device_of(device):
+    """`device` of a tensor; tensors elsewhere change nothing."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor.get_device() if tensor.device.type == "revati" else None)
+
+
 def _is_in_bad_fork() -> bool:
     return bool(_C.in_bad_fork())
 
@@ -71,6 +104,25 @@ def synchronize(device: Any = None) -> None:
 
 def current_stream(device: Any = None) -> torch.Stream:
     return torch.accelerator.current_stream(_index(device))
+
+
+def default_stream(device: Any = None) -> torch.Stream:
+    return torch.Stream(stream_id=0, device_index=_index(device), device_type=int(torch._C._autograd.DeviceType.PrivateUse1))
+
+
+def set_stream(stream: torch.Stream | None) -> None:
+    if stream is not None:
+        _C.set_device(stream.device_index)
+        _C.exchange_stream(stream.device_index, stream.stream_id)
+
+
+def is_current_stream_capturing() -> bool:
+    return bool(_C.capturing(_C.current_device()))
+
+
+def graph_pool_handle() -> tuple[int, int]:
+    first, second = _C.new_pool_id(True)
+    return (first, second)
 
 
 @contextlib.contextmanager
@@ -134,6 +186,18 @@ def reset_peak_memory_stats(device: Any = None) -> None:
     _C.reset_peak(_index(device))
 
 
+def reset_accumulated_memory_stats(device: Any = None) -> None:
+    _C.reset_accumulated(_index(device))
+
+
+def reset_max_memory_allocated(device: Any = None) -> None:
+    _C.reset_peak(_index(device))
+
+
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    return get_device_capability() >= (8, 0) or including_emulation
+
+
 def empty_cache() -> None:
     _C.empty_cache()
 
@@ -145,6 +209,14 @@ def manual_seed(seed: int) -> None:
 def manual_seed_all(seed: int) -> None:
     for i in range(device_count()):
         _C.default_generator(i).manual_seed(seed)
+
+
+def seed() -> None:
+    _C.default_generator(current_device()).seed()
+
+
+def initial_seed() -> int:
+    return int(_C.default_generator(current_device()).initial_seed())
 
 
 def get_rng_state(device: Any = None) -> torch.Tensor:
