@@ -4,4 +4,5 @@
 
 namespace revati {
 void bind_graph(pybind11::module_& m);
+void bind_comm(pybind11::module_& m);
 }

@@ -242,4 +242,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("capturing", [](int device) { return Timeline::get().capturing(device, Timeline::get().current(device)); });
   bind_graph(m);
+  bind_comm(m);
 }

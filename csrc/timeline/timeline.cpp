@@ -115,7 +115,8 @@ void Timeline::collective(int device, int64_t stream, uint32_t group, const std:
     n.group = group;
     n.stats = stats;
     s.graph_ns += n.duration_ns;
-    s.graph->collective_nodes.push_back(int(s.graph->nodes.size()));
+    auto& groups = s.graph->groups;
+    if (std::find(groups.begin(), groups.end(), group) == groups.end()) groups.push_back(group);
     s.graph->nodes.push_back(std::move(n));
     return;
   }
@@ -310,10 +311,12 @@ void Timeline::replay(Graph& g, int device) {
   Stream& s = at(device, stream);
   s.tail.at_least(HostClock::now_ns());
   int64_t start = s.tail.ns;
-  if (rendezvous_ && !g.collective_nodes.empty()) {
-    // All ranks replay the same graph, so its collectives are passed together: one arrival for all of them.
+  if (rendezvous_ && !g.groups.empty()) {
+    // All ranks of a group replay the same graph, so its collectives are passed together: one arrival in each group.
     rendezvous_->resolve(s.tail, false);
-    s.tail = rendezvous_->post(g.nodes[size_t(g.collective_nodes[0])].group, s.tail, total);
+    When end;
+    for (uint32_t group : g.groups) end.at_least(rendezvous_->post(group, s.tail, total));
+    s.tail = std::move(end);
   } else {
     s.tail.delay(total);
   }

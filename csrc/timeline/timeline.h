@@ -44,7 +44,8 @@ struct GraphNode {
 
 struct Graph {
   std::vector<GraphNode> nodes;
-  std::vector<int> rerun_nodes, live_nodes, collective_nodes;
+  std::vector<int> rerun_nodes, live_nodes;
+  std::vector<uint32_t> groups;   // whose collectives it holds, each once
   int streams = 1;
   int64_t fixed_ns = 0;           // sum of the nodes that never change, when one stream was captured
   int64_t replays = 0, device = 0;

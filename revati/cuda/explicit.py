@@ -16,6 +16,7 @@ def init(gpu: str = "h100_sxm", count: int = 1, latency: str = "profile", strict
     import torch
 
     from revati import _C
+    from revati.comm import process_group
     from revati.cuda import bindings, printing, session
     from revati.cuda import torch_revati as module
 
@@ -33,4 +34,5 @@ def init(gpu: str = "h100_sxm", count: int = 1, latency: str = "profile", strict
     torch.utils.generate_methods_for_privateuse1_backend(for_tensor=True, for_module=True, for_storage=True)
     session.connect_latency(gpu, latency, strict)
     printing.install()
+    process_group.register_backend()
     _state.update(gpu=gpu, count=count)

@@ -89,6 +89,7 @@ def arm() -> None:
     _finder = _Finder()
     _finder.before("torch", _load_backend)
     _finder.before("torch.cuda", _face)
+    _finder.before("torch.distributed.distributed_c10d", _before_distributed)
     _finder.before("torchvision", _before_torchvision)
     _finder.after("torch", _torch_imported)
     _finder.after("triton", _triton_imported)
@@ -117,6 +118,12 @@ def _face() -> None:
     from revati.cuda import bindings
 
     bindings.install()
+
+
+def _before_distributed() -> None:
+    from revati.comm import process_group
+
+    process_group.install_nccl()
 
 
 def _torch_imported(module: ModuleType) -> None:
