@@ -258,8 +258,8 @@ def _functions(torch: Any, _C: Any) -> dict[str, Any]:
         "_cuda_lock_mutex": nothing,
         "_cuda_unlock_mutex": nothing,
         "_cuda_tunableop_is_enabled": lambda: False,
-        "_nccl_version": lambda: (2, 28, 9),
-        "_nccl_version_suffix": lambda: "",
+        "_nccl_version": lambda: 2 << 32 | 28 << 16 | 9,
+        "_nccl_version_suffix": lambda: b"",
         "_nccl_unique_id": lambda: bytes(128),
     }
 
