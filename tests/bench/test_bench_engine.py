@@ -1,4 +1,4 @@
-"""`revati bench vllm` with the real vLLM: flags sorted by its own parsers, and a small model served to the end."""
+"""`revati bench vllm` with the real vLLM: flags sorted by its own parsers, a model served to the end."""
 
 from __future__ import annotations
 
