@@ -1,4 +1,4 @@
-"""Collectives of the virtual GPUs: `torch.distributed`'s nccl backend, and memory in which the ranks of a run meet."""
+"""Collectives of the virtual GPUs: torch.distributed's nccl backend, and where the ranks of a run meet."""
 
 from revati.comm.world import new_communicator, world_path
 

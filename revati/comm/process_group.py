@@ -1,5 +1,6 @@
-"""Makes torch.distributed find NCCL where there is a virtual GPU: `ProcessGroupNCCL` of the cuda identity, and the
-backend `revati` of the explicit one. Both are the C++ class of csrc/comm/backend.h.
+"""Makes torch.distributed find NCCL where there is a virtual GPU.
+
+`ProcessGroupNCCL` of the cuda identity and the backend `revati` of the explicit one: both are the C++ class of csrc/comm/backend.h.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _class() -> Any:
 
 
 def install_nccl() -> None:
-    """Give torch's bindings a ProcessGroupNCCL; runs when `torch.distributed.distributed_c10d` is about to look for it."""
+    """Give torch's bindings a ProcessGroupNCCL; runs when `distributed_c10d` is about to look for it."""
     import torch
 
     from revati import _C

@@ -8,11 +8,11 @@ import os
 import tempfile
 from typing import Any
 
-ENV = "REVATI_WORLD"  # set by the first process of a job outside `revati run`, so that its children meet there too
+ENV = "REVATI_WORLD"  # set by the first process of a job outside `revati run`, for its children
 
 
 def world_path() -> str:
-    """File that the ranks share: in the run directory, or a private temporary one that all children inherit."""
+    """File that the ranks share: in the run directory, or a temporary one that all children inherit."""
     folder = os.environ.get("REVATI_RUN_DIR")
     if folder and os.path.isdir(folder):
         return os.path.join(folder, "collectives")

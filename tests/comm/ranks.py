@@ -22,7 +22,12 @@ def start(rank: int, size: int, store: str) -> str:
         revati.init(gpu="h100_sxm", count=size)
     device = f"{IDENTITY}:{rank}"
     getattr(torch, IDENTITY).set_device(device)
-    dist.init_process_group("nccl" if IDENTITY == "cuda" else "revati", store=dist.FileStore(store, size), rank=rank, world_size=size)
+    dist.init_process_group(
+        "nccl" if IDENTITY == "cuda" else "revati",
+        store=dist.FileStore(store, size),
+        rank=rank,
+        world_size=size,
+    )
     return device
 
 
@@ -87,7 +92,9 @@ def values(rank: int, size: int, device: str) -> None:
         dist.recv(out, src=0)
         assert out.tolist() == (everyone[0] + 5).tolist()
     ring = torch.empty_like(mine)
-    for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, mine, (rank + 1) % size), dist.P2POp(dist.irecv, ring, (rank - 1) % size)]):
+    for work in dist.batch_isend_irecv(
+        [dist.P2POp(dist.isend, mine, (rank + 1) % size), dist.P2POp(dist.irecv, ring, (rank - 1) % size)]
+    ):
         work.wait()
     assert ring.tolist() == everyone[rank - 1].tolist()
 
@@ -101,7 +108,9 @@ def phantom(rank: int, size: int, device: str) -> None:
     """Phantom inputs give phantom outputs of the right shape, whatever a single rank knows."""
     from revati import _C
 
-    activation = torch.randn(1024, 4096, device=device, dtype=torch.bfloat16) @ torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
+    activation = torch.randn(1024, 4096, device=device, dtype=torch.bfloat16) @ torch.randn(
+        4096, 4096, device=device, dtype=torch.bfloat16
+    )
     assert not _C.is_live(activation)
     dist.all_reduce(activation)
     whole = torch.empty(1024 * size, 4096, device=device, dtype=torch.bfloat16)

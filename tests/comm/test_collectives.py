@@ -20,8 +20,13 @@ def run(case: str, size: int, folder: Path, identity: str = "cuda") -> list[subp
     if identity == "revati":
         env.pop("REVATI_IDENTITY")
     processes = [
-        subprocess.Popen([sys.executable, str(RANKS), case, str(rank), str(size), str(folder / "store")], env=env, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, str(RANKS), case, str(rank), str(size), str(folder / "store")],
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for rank in range(size)
     ]
     done = []

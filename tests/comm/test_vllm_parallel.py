@@ -27,7 +27,9 @@ if __name__ == "__main__":
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "ranks", "kind"), [("meta-llama/Llama-3.1-8B", 2, "tp"), ("Qwen/Qwen3-30B-A3B", 2, "ep")])
+@pytest.mark.parametrize(
+    ("model", "ranks", "kind"), [("meta-llama/Llama-3.1-8B", 2, "tp"), ("Qwen/Qwen3-30B-A3B", 2, "ep")]
+)
 def test_offline(model: str, ranks: int, kind: str, tmp_path: Path) -> None:
     script = tmp_path / "offline.py"
     script.write_text(SCRIPT)

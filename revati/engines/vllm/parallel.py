@@ -49,7 +49,9 @@ def _join(group: Any, label: str, outside_bytes: int = 0) -> Any:
 
     name = [f"{label}/{secrets.token_hex(16)}"]
     if isinstance(group, dist.ProcessGroup):
-        dist.broadcast_object_list(name, src=dist.get_process_group_ranks(group)[0], group=group, device="cpu")
+        dist.broadcast_object_list(
+            name, src=dist.get_process_group_ranks(group)[0], group=group, device="cpu"
+        )
         rank, size = dist.get_rank(group), dist.get_world_size(group)
     else:
         name = [group.broadcast_obj(name[0], src=0)]
@@ -124,7 +126,9 @@ def _init_comm(self: Any, device: Any) -> None:
 
     device = torch.device(f"cuda:{device}") if isinstance(device, int) else torch.device(device)
     self.device = device
-    self.comm = new_communicator(f"nccl/{bytes(self.unique_id).hex()}", self.rank, self.world_size, buffer_bytes())
+    self.comm = new_communicator(
+        f"nccl/{bytes(self.unique_id).hex()}", self.rank, self.world_size, buffer_bytes()
+    )
     self._batch = None
     with torch.accelerator.device_index(device.index):
         data = torch.zeros(1, device=device)
@@ -147,7 +151,9 @@ def _all_gather(self: Any, output_tensor: Any, input_tensor: Any, stream: Any = 
         _gather_pieces(self, input_tensor, list(output_tensor.view(-1).chunk(self.world_size)), stream)
 
 
-def _all_gatherv(self: Any, output_tensor: Any, input_tensor: Any, sizes: list[int], stream: Any = None) -> None:
+def _all_gatherv(
+    self: Any, output_tensor: Any, input_tensor: Any, sizes: list[int], stream: Any = None
+) -> None:
     if not self.disabled:
         _gather_pieces(self, input_tensor, list(output_tensor.split(sizes)), stream)
 
@@ -167,21 +173,34 @@ def _group_end(self: Any) -> None:
     """What was gathered since group_start is one launch, as NCCL fuses a group."""
     batch, self._batch = self._batch, None
     if batch:
-        self.comm.all_gather([source for source, _, _ in batch], [pieces for _, pieces, _ in batch], "nccl", _stream(batch[0][2]))
+        self.comm.all_gather(
+            [source for source, _, _ in batch],
+            [pieces for _, pieces, _ in batch],
+            "nccl",
+            _stream(batch[0][2]),
+        )
 
 
-def _reduce_scatter(self: Any, output_tensor: Any, input_tensor: Any, op: Any = None, stream: Any = None) -> None:
+def _reduce_scatter(
+    self: Any, output_tensor: Any, input_tensor: Any, op: Any = None, stream: Any = None
+) -> None:
     if not self.disabled:
         pieces = list(input_tensor.view(-1).chunk(self.world_size))
         self.comm.reduce_scatter(pieces, output_tensor, _reduce_name(op), "nccl", _stream(stream))
 
 
-def _reduce_scatterv(self: Any, output_tensor: Any, input_tensor: Any, sizes: list[int], op: Any = None, stream: Any = None) -> None:
+def _reduce_scatterv(
+    self: Any, output_tensor: Any, input_tensor: Any, sizes: list[int], op: Any = None, stream: Any = None
+) -> None:
     if not self.disabled:
-        self.comm.reduce_scatter(list(input_tensor.split(sizes)), output_tensor, _reduce_name(op), "nccl", _stream(stream))
+        self.comm.reduce_scatter(
+            list(input_tensor.split(sizes)), output_tensor, _reduce_name(op), "nccl", _stream(stream)
+        )
 
 
-def _reduce(self: Any, output_tensor: Any, input_tensor: Any, root: int, op: Any = None, stream: Any = None) -> None:
+def _reduce(
+    self: Any, output_tensor: Any, input_tensor: Any, root: int, op: Any = None, stream: Any = None
+) -> None:
     if not self.disabled:
         self.comm.reduce(input_tensor, output_tensor, root, _reduce_name(op), _stream(stream))
 
@@ -209,7 +228,9 @@ def _patch_pynccl(module: ModuleType) -> None:
         "broadcast": _broadcast, "group_start": _group_start, "group_end": _group_end,
     }  # fmt: skip
     for name, function in methods.items():
-        ledger.replace(module.PyNcclCommunicator, name, function, why="launches the virtual collective", until=_UNTIL)
+        ledger.replace(
+            module.PyNcclCommunicator, name, function, why="launches the virtual collective", until=_UNTIL
+        )
 
 
 # ---- the custom kernels over peer memory
@@ -254,7 +275,9 @@ class CustomOps:
     def get_graph_buffer_ipc_meta(self, pointer: int) -> tuple[list[int], list[int]]:
         return [], []
 
-    def register_graph_buffers(self, pointer: int, handles: list[list[int]], offsets: list[list[int]]) -> None: ...
+    def register_graph_buffers(
+        self, pointer: int, handles: list[list[int]], offsets: list[list[int]]
+    ) -> None: ...
 
     def all_reduce(self, pointer: int, inp: Any, out: Any, buffer: int, size: int) -> None:
         self._communicators[pointer].all_reduce(inp, out, "sum", "custom")
@@ -290,10 +313,18 @@ def _patch_custom_all_reduce(module: ModuleType) -> None:
     why = "peer memory of virtual GPUs has no addresses"
     ledger.replace(module, "ops", CustomOps(module.ops), why=why, until=_UNTIL)
     ledger.replace(module, "custom_ar", True, why="the kernels are virtual", until=_UNTIL)
-    ledger.replace(module, "_has_local_multicast_support", lambda device: _multicast(), why="answered from the GPU spec", until=_UNTIL)
+    ledger.replace(
+        module,
+        "_has_local_multicast_support",
+        lambda device: _multicast(),
+        why="answered from the GPU spec",
+        until=_UNTIL,
+    )
     cls = module.CustomAllreduce
     ledger.replace(cls, "_init_mnnvl_buffer", _init_mnnvl_buffer, why=why, until=_UNTIL)
-    ledger.replace(cls, "_init_mnnvl_multimem_reduce_scatter_buffer", _init_mnnvl_multimem, why=why, until=_UNTIL)
+    ledger.replace(
+        cls, "_init_mnnvl_multimem_reduce_scatter_buffer", _init_mnnvl_multimem, why=why, until=_UNTIL
+    )
 
 
 # ---- symmetric memory
@@ -332,8 +363,16 @@ def _patch_symm_mem(module: ModuleType) -> None:
         out.copy_(buffer.view(out.shape))
         return out
 
-    ledger.replace(module, "torch_symm_mem", memory, why="peer memory of virtual GPUs has no addresses", until=_UNTIL)
-    ledger.replace(module.SymmMemCommunicator, "all_reduce", all_reduce, why="launches the virtual collective", until=_UNTIL)
+    ledger.replace(
+        module, "torch_symm_mem", memory, why="peer memory of virtual GPUs has no addresses", until=_UNTIL
+    )
+    ledger.replace(
+        module.SymmMemCommunicator,
+        "all_reduce",
+        all_reduce,
+        why="launches the virtual collective",
+        until=_UNTIL,
+    )
 
 
 # ---- FlashInfer's all-reduce
@@ -345,12 +384,16 @@ class FlashInferWorkspace:
     backend = "mnnvl"
     mc_ptr = 1
 
-    def __init__(self, world_size: int, max_token_num: int, hidden_dim: int, dtype: Any, communicator: Any) -> None:
+    def __init__(
+        self, world_size: int, max_token_num: int, hidden_dim: int, dtype: Any, communicator: Any
+    ) -> None:
         from flashinfer.comm import trtllm_mnnvl_ar as real
 
         self._required = real.MNNVLAllReduceFusionWorkspace.get_required_buffer_size_bytes
         strategy = real.MNNVLAllreduceFusionStrategy
-        one_shot = min(real.MNNVL_ONE_SHOT_THRESHOLD // (world_size * dtype.itemsize * hidden_dim), max_token_num)
+        one_shot = min(
+            real.MNNVL_ONE_SHOT_THRESHOLD // (world_size * dtype.itemsize * hidden_dim), max_token_num
+        )
         self.buffer_size_bytes = max(
             self._required(world_size, one_shot, hidden_dim, dtype, strategy.ONESHOT),
             self._required(world_size, max_token_num, hidden_dim, dtype, strategy.TWOSHOT),
@@ -365,10 +408,14 @@ class FlashInferWorkspace:
 
 
 def _patch_flashinfer(module: ModuleType) -> None:
-    def create(backend: str, world_size: int, rank: int, max_token_num: int, hidden_dim: int, dtype: Any, group: Any) -> Any:
+    def create(
+        backend: str, world_size: int, rank: int, max_token_num: int, hidden_dim: int, dtype: Any, group: Any
+    ) -> Any:
         if backend == "mnnvl" and not _multicast():
             return None
-        workspace = FlashInferWorkspace(world_size, max_token_num, hidden_dim, dtype, _join(group, "flashinfer"))
+        workspace = FlashInferWorkspace(
+            world_size, max_token_num, hidden_dim, dtype, _join(group, "flashinfer")
+        )
         workspace.backend = backend
         module._fi_ar_workspace_groups[id(workspace)] = group
         return workspace
@@ -384,8 +431,16 @@ def _patch_flashinfer(module: ModuleType) -> None:
         workspace.communicator.all_reduce(input_tensor, out, "sum", "flashinfer")
         return out
 
-    ledger.replace(module, "_create_workspace", create, why="peer memory of virtual GPUs has no addresses", until=_UNTIL)
-    ledger.replace(module.FlashInferAllReduce, "all_reduce", all_reduce, why="launches the virtual collective", until=_UNTIL)
+    ledger.replace(
+        module, "_create_workspace", create, why="peer memory of virtual GPUs has no addresses", until=_UNTIL
+    )
+    ledger.replace(
+        module.FlashInferAllReduce,
+        "all_reduce",
+        all_reduce,
+        why="launches the virtual collective",
+        until=_UNTIL,
+    )
 
 
 # ---- waiting
