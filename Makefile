@@ -15,10 +15,11 @@ OUR_PACKAGES := "pybind11>=2.13" numpy "xgboost>=2.1" "pyarrow>=15" "pandas>=2" 
 	"typer>=0.12" plotly "setuptools>=77" wheel ninja
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null) $(wildcard setup.py pyproject.toml)
 
-.PHONY: help setup test test-fast lint demo accuracy clean
+.PHONY: help setup test test-all test-fast lint demo accuracy clean
 
 help:
-	@echo "make test      set up, then run all tests, real vLLM included"
+	@echo "make test      set up, then run the tests, real vLLM included"
+	@echo "make test-all  the same with the slow ones: thousands of worlds, full samples"
 	@echo "make test-fast set up, then the tests that need no serving engine"
 	@echo "make lint      ruff and mypy"
 	@echo "make demo      Llama-3.1-8B on one virtual H100 under a chat-like load; report and trace in out/"
@@ -52,6 +53,9 @@ $(STAMPS)/revati: $(STAMPS)/packages $(NATIVE_SOURCES)
 setup: $(STAMPS)/revati
 
 test: setup
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: setup
