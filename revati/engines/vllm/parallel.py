@@ -1,9 +1,9 @@
 """vLLM's own collectives on virtual GPUs.
 
-vLLM decides which implementation an all-reduce takes (FlashInfer, its custom kernel, symmetric memory, NCCL) by device,
-size and world size. All of that code runs as it is; only what would touch the hardware is replaced: the NCCL library,
-the kernels over peer memory, and the set-up of that memory. Each launches the virtual collective under a name that
-says what it stands for, so that the latency layer can tell them apart.
+vLLM decides which implementation an all-reduce takes (FlashInfer, its custom kernel, symmetric memory, NCCL) by
+device, size and world size. All of that code runs as it is; only what would touch the hardware is replaced: the
+NCCL library, the kernels over peer memory, and the set-up of that memory. Each launches the virtual collective under
+a name that says what it stands for, so that the latency layer can tell them apart.
 """
 
 from __future__ import annotations
@@ -44,14 +44,12 @@ def _multicast() -> bool:
 
 
 def _join(group: Any, label: str, outside_bytes: int = 0) -> Any:
-    """The communicator of `group` (a CPU process group of torch or vLLM's stateless one) under a name all ranks agree on."""
+    """The communicator of `group`, a CPU process group of torch or a stateless one of vLLM."""
     import torch.distributed as dist
 
     name = [f"{label}/{secrets.token_hex(16)}"]
     if isinstance(group, dist.ProcessGroup):
-        dist.broadcast_object_list(
-            name, src=dist.get_process_group_ranks(group)[0], group=group, device="cpu"
-        )
+        dist.broadcast_object_list(name, src=dist.get_process_group_ranks(group)[0], group=group)
         rank, size = dist.get_rank(group), dist.get_world_size(group)
     else:
         name = [group.broadcast_obj(name[0], src=0)]
@@ -223,9 +221,10 @@ def _broadcast(self: Any, tensor: Any, src: int, stream: Any = None) -> None:
 def _patch_pynccl(module: ModuleType) -> None:
     ledger.replace(module, "NCCLLibrary", VirtualNccl, why="there is no libnccl", until=_UNTIL)
     methods: dict[str, Callable[..., Any]] = {
-        "_init_comm": _init_comm, "all_reduce": _all_reduce, "all_gather": _all_gather, "all_gatherv": _all_gatherv,
-        "reduce_scatter": _reduce_scatter, "reduce_scatterv": _reduce_scatterv, "reduce": _reduce, "send": _send, "recv": _recv,
-        "broadcast": _broadcast, "group_start": _group_start, "group_end": _group_end,
+        "_init_comm": _init_comm, "all_reduce": _all_reduce, "reduce": _reduce, "broadcast": _broadcast,
+        "all_gather": _all_gather, "all_gatherv": _all_gatherv, "reduce_scatter": _reduce_scatter,
+        "reduce_scatterv": _reduce_scatterv, "send": _send, "recv": _recv, "group_start": _group_start,
+        "group_end": _group_end,
     }  # fmt: skip
     for name, function in methods.items():
         ledger.replace(
@@ -379,7 +378,7 @@ def _patch_symm_mem(module: ModuleType) -> None:
 
 
 class FlashInferWorkspace:
-    """Stands for FlashInfer's multicast workspace: its size decides which tensors fit, by FlashInfer's own arithmetic."""
+    """Stands for FlashInfer's workspace: its size, by FlashInfer's arithmetic, decides which tensors fit."""
 
     backend = "mnnvl"
     mc_ptr = 1
@@ -424,9 +423,13 @@ def _patch_flashinfer(module: ModuleType) -> None:
         import torch
 
         workspace = module.get_fi_ar_workspace(
-            world_size=self.world_size, rank=self.rank, max_token_num=self.max_num_tokens, hidden_dim=input_tensor.shape[1],
-            dtype=input_tensor.dtype, group=self.group,
-        )  # fmt: skip
+            world_size=self.world_size,
+            rank=self.rank,
+            max_token_num=self.max_num_tokens,
+            hidden_dim=input_tensor.shape[1],
+            dtype=input_tensor.dtype,
+            group=self.group,
+        )
         out = torch.empty_like(input_tensor)
         workspace.communicator.all_reduce(input_tensor, out, "sum", "flashinfer")
         return out
@@ -447,7 +450,7 @@ def _patch_flashinfer(module: ModuleType) -> None:
 
 
 def _patch_shm_broadcast(module: ModuleType) -> None:
-    """Readers of the shared-memory ring wait on their socket at once: two sides that spin never let virtual time pass."""
+    """Readers of the shared-memory ring wait on their socket at once instead of spinning first."""
     why = "two sides that spin on shared memory never let virtual time pass"
     until = "vLLM has an option for busy_loop_s"
     ledger.replace(module.SpinCondition.__init__, "__defaults__", (-1.0,), why=why, until=until)
