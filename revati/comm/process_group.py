@@ -1,6 +1,7 @@
 """Makes torch.distributed find NCCL where there is a virtual GPU.
 
-`ProcessGroupNCCL` of the cuda identity and the backend `revati` of the explicit one: both are the C++ class of csrc/comm/backend.h.
+`ProcessGroupNCCL` of the cuda identity and the backend `revati` of the explicit one: both
+are the C++ class of csrc/comm/backend.h.
 """
 
 from __future__ import annotations
@@ -50,10 +51,6 @@ def install_nccl() -> None:
     """Give torch's bindings a ProcessGroupNCCL; runs when `distributed_c10d` is about to look for it."""
     import torch
 
-    from revati import _C
-
-    if not hasattr(_C, "bind_process_group"):  # an extension built before the collectives
-        return
     bindings: Any = torch._C._distributed_c10d  # type: ignore[attr-defined]
     bindings.ProcessGroupNCCL = _class()
     bindings._DEFAULT_PG_NCCL_TIMEOUT = timedelta(minutes=10)

@@ -1,9 +1,9 @@
 """vLLM's own collectives on virtual GPUs.
 
-vLLM decides which implementation an all-reduce takes (FlashInfer, its custom kernel, symmetric memory, NCCL) by
-device, size and world size. All of that code runs as it is; only what would touch the hardware is replaced: the
-NCCL library, the kernels over peer memory, and the set-up of that memory. Each launches the virtual collective under
-a name that says what it stands for, so that the latency layer can tell them apart.
+vLLM decides which implementation an all-reduce takes (FlashInfer, its custom kernel, symmetric memory,
+NCCL) by device, size and world size. All of that code runs as it is; only what would touch the hardware is
+replaced: the NCCL library, the kernels over peer memory, and the set-up of that memory. Each launches the
+virtual collective under a name that says what it stands for, so that the latency layer can tell them apart.
 """
 
 from __future__ import annotations
