@@ -78,7 +78,7 @@ def _fa2_varlen(q: Any, k: Any, v: Any, out: Any = None, *args: Any, **kwargs: A
 
     result = torch.empty_like(q) if out is None else out
     lse = torch.empty((q.shape[1], q.shape[0]), dtype=torch.float32, device="meta")
-    return [result, lse, torch.empty(0, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")]
+    return [result, lse]
 
 
 @rule("_vllm_fa2_C::fwd_kvcache")
