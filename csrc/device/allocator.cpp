@@ -51,6 +51,20 @@ Memory::Device& Memory::at(int device) {
   return *devices_[size_t(device)];
 }
 
+Pool& Memory::pool_of(Device& d, bool small) {
+  if (thread_pool == c10::MempoolId_t{0, 0}) {
+    d.ordinary[small].small = small;
+    return d.ordinary[small];
+  }
+  auto& slot = d.pools[{thread_pool, small}];
+  if (!slot) {
+    slot = std::make_unique<Pool>();
+    slot->small = small;
+    slot->id = thread_pool;
+  }
+  return *slot;
+}
+
 Block* Memory::grow(Device& d, int device, Pool& p, size_t size) {
   size_t bytes = segment_size(size);
   if (d.outside + d.reserved + bytes > total_) return nullptr;
@@ -74,20 +88,14 @@ Block* Memory::allocate(int device, size_t bytes) {
   size_t size = round_block(bytes);
   std::lock_guard lock(d.mutex);
   bool small = size <= kSmall;
-  auto& slot = d.pools[{thread_pool, small}];
-  if (!slot) {
-    slot = std::make_unique<Pool>();
-    slot->small = small;
-    slot->id = thread_pool;
-  }
-  Pool& p = *slot;
+  Pool& p = pool_of(d, small);
   Block key;
   key.size = size;
   auto it = p.free.lower_bound(&key);
   Block* b = nullptr;
   if (it != p.free.end()) {
     b = *it;
-    p.free.erase(it);
+    b->node = p.free.extract(it);
   } else if (!(b = grow(d, device, p, size))) {
     d.stats.num_alloc_retries++;
     drop_free_segments(d);
@@ -153,7 +161,12 @@ void Memory::release(Block* b) {
     absorb(n, b);
     b = n;
   }
-  p.free.insert(b);
+  if (b->node) {
+    b->node.value() = b;
+    p.free.insert(std::move(b->node));
+  } else {
+    p.free.insert(b);
+  }
 }
 
 void Memory::drop_free_segments(Device& d) {

@@ -17,6 +17,12 @@
 
 namespace revati {
 
+struct Block;
+struct BlockOrder {
+  bool operator()(const Block* a, const Block* b) const;
+};
+using FreeBlocks = std::set<Block*, BlockOrder>;
+
 /// One allocation; the context of every device DataPtr.
 struct Block {
   char* ptr = nullptr;
@@ -27,18 +33,17 @@ struct Block {
   bool in_use = false;
   /// No value was ever stored here that a host may read: see DESIGN "live and phantom".
   std::atomic<bool> phantom{false};
+  FreeBlocks::node_type node;  // of the set it was taken from, to go back without an allocation
 };
 
-struct BlockOrder {
-  bool operator()(const Block* a, const Block* b) const {
-    return a->size != b->size ? a->size < b->size : a->ptr < b->ptr;
-  }
-};
+inline bool BlockOrder::operator()(const Block* a, const Block* b) const {
+  return a->size != b->size ? a->size < b->size : a->ptr < b->ptr;
+}
 
 struct Pool {
   bool small = false;
   c10::MempoolId_t id{0, 0};
-  std::set<Block*, BlockOrder> free;
+  FreeBlocks free;
 };
 
 class Memory {
@@ -66,6 +71,7 @@ class Memory {
  private:
   struct Device {
     std::mutex mutex;
+    Pool ordinary[2];  // large, small: of allocations outside private pools
     std::map<std::pair<c10::MempoolId_t, bool>, std::unique_ptr<Pool>> pools;
     c10::CachingDeviceAllocator::DeviceStats stats;
     size_t outside = 0, reserved = 0;
@@ -73,6 +79,7 @@ class Memory {
     double fraction = 1.0;
   };
   Device& at(int device);
+  static Pool& pool_of(Device& d, bool small);
   Block* grow(Device& d, int device, Pool& p, size_t size);
   void drop_free_segments(Device& d);
 

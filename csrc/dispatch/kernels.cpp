@@ -187,12 +187,9 @@ at::Tensor& set_empty(at::Tensor& self) {
 }
 
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
-  if (self.is_same(source) || self.numel() == 0) {
-    TORCH_CHECK(self.numel() || source.numel() <= 1 || self.is_same(source) || self.sizes() == source.sizes() || source.numel() == 0,
-                "The size of tensor a must match the size of tensor b in copy_");
-    return self;
-  }
-  at::Tensor src = source.sizes() == self.sizes() ? source : source.expand(self.sizes());
+  if (self.is_same(source)) return self;
+  at::Tensor src = source.sizes() == self.sizes() ? source : source.expand(self.sizes());  // refuses what cannot broadcast
+  if (self.numel() == 0) return self;
   bool to = on_device(self), from = on_device(src);
   if (src.device().is_meta()) return self;
   if (to && from) device_to_device(self, src);
