@@ -8,14 +8,25 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import revati
 
 BOOT = str(Path(revati.__file__).parent / "boot")
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "REVATI_IDENTITY": "cuda", "REVATI_GPUS": "2", "REVATI_LATENCY": "roofline", "PYTHONPATH": BOOT, **environment}
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=120)
+    env = {
+        **os.environ,
+        "REVATI_IDENTITY": "cuda",
+        "REVATI_GPUS": "2",
+        "REVATI_LATENCY": "roofline",
+        "PYTHONPATH": BOOT,
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=120
+    )
 
 
 def passes(code: str, **environment: str) -> None:
@@ -54,7 +65,8 @@ def test_streams_events_and_graphs_are_torch_cudas_own() -> None:
         x.fill_(2)
         graph.replay()
         assert y.tolist() == [6.0] * 8
-        f = torch.cuda.make_graphed_callables(torch.nn.Linear(4, 4).cuda(), (torch.ones(2, 4, device="cuda"),))
+        layer = torch.nn.Linear(4, 4).cuda()
+        f = torch.cuda.make_graphed_callables(layer, (torch.ones(2, 4, device="cuda"),))
         assert f(torch.ones(2, 4, device="cuda")).shape == (2, 4)
     """)
 
@@ -76,6 +88,9 @@ def test_memory_statistics_and_the_out_of_memory_error() -> None:
     """)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="the child's first op goes through: nothing on its way asks in_bad_fork"
+)
 def test_fork_after_init_is_refused() -> None:
     passes("""
         import os, torch
@@ -83,9 +98,9 @@ def test_fork_after_init_is_refused() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                torch.cuda._lazy_init() if not torch.cuda._is_in_bad_fork() else (_ for _ in ()).throw(RuntimeError("bad fork"))
-            except RuntimeError:
-                os._exit(0)
+                torch.ones(1, device="cuda")
+            except RuntimeError as error:
+                os._exit(0 if "forked subprocess" in str(error) else 2)
             os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
     """)
@@ -106,7 +121,8 @@ def test_the_explicit_identity_is_refused_in_a_cuda_process() -> None:
 def test_a_training_step() -> None:
     passes("""
         import torch
-        model = torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.SiLU(), torch.nn.Linear(4096, 16)).cuda()
+        layers = torch.nn.Linear(4096, 4096), torch.nn.SiLU(), torch.nn.Linear(4096, 16)
+        model = torch.nn.Sequential(*layers).cuda()
         optimiser = torch.optim.AdamW(model.parameters())
         with torch.autocast("cuda", dtype=torch.bfloat16):
             loss = model(torch.randn(8, 4096, device="cuda")).float().square().mean()

@@ -28,7 +28,10 @@ def test_weights_of_140_gb_take_no_host_memory() -> None:
 
 
 def test_out_of_memory_says_what_cuda_says() -> None:
-    with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory\. Tried to allocate 200\.00 GiB\. GPU 0 has a total capacity"):
+    with pytest.raises(
+        torch.OutOfMemoryError,
+        match=r"CUDA out of memory\. Tried to allocate 200\.00 GiB\. GPU 0 has a total capacity",
+    ):
         torch.empty(200 * GIB, dtype=torch.uint8, device="revati:0")
     assert torch.zeros(4, device="revati:0").tolist() == [0, 0, 0, 0]
 

@@ -1,6 +1,6 @@
-"""Streams, events and graphs against hand-computed timelines, and random programs against a simulator of ten lines.
+"""Streams, events and graphs against hand-computed timelines, random programs against a small simulator.
 
-Outside a run the host's clock moves only by what is modelled: a launch, a graph launch, a wait. So times are exact.
+Outside a run the host's clock moves only by what is modelled: launches and waits. Times are exact.
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ class Simulator:
 
 
 OPS = st.sampled_from(["busy", "record", "wait", "replay", "synchronize", "synchronize event", "host"])
-PROGRAMS = st.lists(st.tuples(OPS, st.integers(0, 2), st.integers(0, 1), st.integers(0, 10 * MS)), max_size=40)
+PROGRAMS = st.lists(
+    st.tuples(OPS, st.integers(0, 2), st.integers(0, 1), st.integers(0, 10 * MS)), max_size=40
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

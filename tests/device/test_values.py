@@ -33,7 +33,9 @@ def test_live_arithmetic_is_right() -> None:
     starts = torch.zeros(4, dtype=torch.int64, device="revati:0")
     starts[1:] = lengths.cumsum(0)
     assert starts.tolist() == [0, 3, 4, 6]
-    positions = torch.arange(6, device="revati:0") - torch.repeat_interleave(starts[:-1], lengths, output_size=6)
+    positions = torch.arange(6, device="revati:0") - torch.repeat_interleave(
+        starts[:-1], lengths, output_size=6
+    )
     assert positions.tolist() == [0, 1, 2, 0, 0, 1]
 
 
@@ -64,7 +66,9 @@ def test_a_solver_on_phantom_values_does_not_fail() -> None:
     assert torch.linalg.cholesky(phantom(3, 3)).shape == (3, 3)
 
 
-@pytest.mark.parametrize("call", [torch.nonzero, lambda x: x[x > 0], lambda x: torch.masked_select(x, x > 0), torch.unique])
+@pytest.mark.parametrize(
+    "call", [torch.nonzero, lambda x: x[x > 0], lambda x: torch.masked_select(x, x > 0), torch.unique]
+)
 def test_data_dependent_shapes_of_phantoms_are_refused(call) -> None:  # type: ignore[no-untyped-def]
     x = phantom(1 << 17)
     with pytest.raises(RuntimeError, match="depends on values that a virtual GPU does not compute"):
@@ -88,7 +92,10 @@ def test_print_of_a_live_tensor_shows_its_values() -> None:
 
 def test_mixing_devices_is_refused() -> None:
     a = torch.ones(2, device="revati:0")
-    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device, but found at least two devices, revati:0 and revati:1"):
+    with pytest.raises(
+        RuntimeError,
+        match="but found at least two devices, revati:0 and revati:1",
+    ):
         a + torch.ones(2, device="revati:1")
     with pytest.raises(RuntimeError, match="revati:0 and cpu"):
         a + torch.ones(2)
@@ -104,7 +111,9 @@ def test_conj_and_neg_views_copy_their_values() -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda x: x.index_put_((torch.tensor([0, 2], device=x.device),), torch.tensor([7, 8], device=x.device)),
+        lambda x: x.index_put_(
+            (torch.tensor([0, 2], device=x.device),), torch.tensor([7, 8], device=x.device)
+        ),
         lambda x: x.scatter_(0, torch.tensor([1, 3], device=x.device), torch.tensor([7, 8], device=x.device)),
         lambda x: x.view(2, 2)[1].add_(5),
         lambda x: x[1:].mul_(2),
