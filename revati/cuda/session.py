@@ -94,9 +94,9 @@ def write_reports() -> None:
     partial.write_text(json.dumps(report))
     partial.rename(target)
     if os.environ.get("REVATI_TRACE"):
-        from revati.cuda import trace
+        from revati.cuda.trace import write_rows
 
-        trace.write_rows(Path(folder) / f"trace-{os.getpid()}.json", _rank())
+        write_rows(Path(folder) / f"trace-{os.getpid()}.json", _rank())
 
 
 def _rank() -> int | None:
