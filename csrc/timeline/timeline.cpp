@@ -293,16 +293,13 @@ void Timeline::replay(Graph& g, int device) {
   TORCH_CHECK(g.ready, "revati: replay of a graph that was never captured");
   for (int i : g.rerun_nodes) g.nodes[size_t(i)].rerun();
   int64_t live_ns = 0;
-  const std::shared_ptr<OpStats>* last = nullptr;
   for (int i : g.live_nodes) {
     GraphNode& n = g.nodes[size_t(i)];
     n.duration_ns = n.reprice() + costs_.graph_gap_ns;
     live_ns += n.duration_ns;
     n.stats->count++;
     n.stats->total_ns += n.duration_ns - costs_.graph_gap_ns;
-    last = &n.stats;
   }
-  (void)last;
   std::lock_guard lock(mutex_);
   int64_t total = g.streams == 1 ? g.fixed_ns + live_ns : evaluate(g);
   g.replays++;
