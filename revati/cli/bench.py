@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,7 @@ def build_app() -> typer.Typer:
         "vllm",
         epilog=_EPILOG,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )(vllm)
+    )(options.with_run_options(vllm))
     return app
 
 
@@ -41,36 +42,17 @@ def _group() -> None:
 
 
 def vllm(
+    run_options: RunOptions,
     context: typer.Context,
-    gpu: options.Gpu = None,
     gpus: Annotated[int | None, typer.Option(help="How many; default: what the parallelism needs.")] = None,
-    cpu_time: options.CpuTime = "charged",
-    cpu_factor: options.CpuFactor = None,
-    latency: options.Latency = "profile",
-    strict: options.Strict = False,
     result: Annotated[Path | None, typer.Option(help="Write the result JSON here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a one-file report here.")] = None,
-    trace: options.Trace = None,
-    time_log: options.TimeLog = None,
     server_log: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
-    output_lengths: options.OutputLengths = None,
-    model_configs: options.ModelConfigs = None,
     keep_run_dir: options.KeepRunDir = False,
 ) -> int:
     """Serve a model on virtual GPUs under load and report the latencies that real ones would give."""
-    gpu = options.required_gpu(gpu)
-    run_options = RunOptions(
-        gpu=gpu,
-        gpus=1 if gpus is None else gpus,
-        cpu_time=cpu_time,
-        cpu_factor=cpu_factor,
-        latency=latency,
-        strict=strict,
-        trace=trace,
-        time_log=time_log,
-        output_lengths=output_lengths,
-        model_config_dirs=tuple(model_configs or ()),
-    )
+    # Server, load and driver are all in the run: when nobody has a deadline, nothing can ever happen again.
+    run_options = replace(run_options, gpus=1 if gpus is None else gpus, exit_when_stuck=True)
     check_options(run_options)
     for name, path in (("--result", result), ("--html", html), ("--server-log", server_log)):
         options.check_output(name, path)
@@ -82,8 +64,8 @@ def vllm(
         request = session.BenchRequest(words=list(context.args), options=run_options, gpus=gpus)
         outcome = session.run(request, run_dir)
         _write_outputs(outcome, result, html, server_log, run_dir)
-        if trace is not None:
-            merge_traces(run_dir, trace, request_lanes(outcome.result.client))
+        if run_options.trace is not None:
+            merge_traces(run_dir, run_options.trace, request_lanes(outcome.result.client))
     finally:
         remove_run_dir(run_dir, keep=keep_run_dir)
     if keep_run_dir:

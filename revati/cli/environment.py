@@ -32,6 +32,10 @@ class RunOptions:
     time_log: Path | None = None
     output_lengths: Path | None = None
     model_config_dirs: tuple[Path, ...] = field(default=())
+    exit_when_stuck: bool = False
+    parallel: bool = False
+    allow_real_time: bool = False
+    grace_s: float | None = None  # None: as long as the clock gives by default
 
 
 def boot_dir() -> Path:

@@ -6,8 +6,10 @@ Rooms that need a heavy import (torch, vLLM, XGBoost) are imported by the comman
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import typer
 
@@ -66,7 +68,14 @@ def _mount_profile(app: typer.Typer) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `revati` script; ends the process with the command's exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end_orderly)
     sys.exit(run_main(sys.argv[1:] if argv is None else list(argv)))
+
+
+def _end_orderly(number: int, frame: FrameType | None) -> None:
+    """Unwind the stack, so that the run directory is removed; a command that runs gets the signal instead."""
+    raise SystemExit(128 + number)
 
 
 def run_main(argv: Sequence[str]) -> int:

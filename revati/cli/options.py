@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from revati.cli.environment import RunOptions
 from revati.cli.errors import CliError
 
 Gpu = Annotated[str | None, typer.Option("--gpu", help="GPU to emulate; `revati gpus` lists them.")]
@@ -38,6 +42,51 @@ ModelConfigs = Annotated[
 KeepRunDir = Annotated[
     bool, typer.Option("--keep-run-dir", help="Keep the run's private directory with logs and reports.")
 ]
+
+
+def make_run_options(
+    gpu: Gpu = None,
+    cpu_time: CpuTime = "charged",
+    cpu_factor: CpuFactor = None,
+    latency: Latency = "profile",
+    strict: Strict = False,
+    trace: Trace = None,
+    time_log: TimeLog = None,
+    output_lengths: OutputLengths = None,
+    model_configs: ModelConfigs = None,
+) -> RunOptions:
+    """The options that every run has, as one object."""
+    return RunOptions(
+        gpu=required_gpu(gpu),
+        cpu_time=cpu_time,
+        cpu_factor=cpu_factor,
+        latency=latency,
+        strict=strict,
+        trace=trace,
+        time_log=time_log,
+        output_lengths=output_lengths,
+        model_config_dirs=tuple(model_configs or ()),
+    )
+
+
+def with_run_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options of `make_run_options`; it receives them as its first argument.
+
+    On the command line they stand before the command's own options.
+    """
+    shared = inspect.signature(make_run_options, eval_str=True).parameters
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=keyword_only) for p in (*shared.values(), *own)]
+
+    @wraps(command)
+    def complete(**values: Any) -> int:
+        run_options = make_run_options(**{name: values.pop(name) for name in shared})
+        return command(run_options, **values)
+
+    complete.__annotations__ = {p.name: p.annotation for p in parameters}
+    setattr(complete, "__signature__", inspect.Signature(parameters, return_annotation=int))  # noqa: B010
+    return complete
 
 
 def required_gpu(gpu: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,39 +23,42 @@ def register(app: typer.Typer) -> None:
         "run",
         context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
         options_metavar="--gpu GPU [OPTIONS] -- COMMAND...",
-    )(run)
+    )(options.with_run_options(run))
 
 
 def run(
+    run_options: RunOptions,
     command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND...", help="What to run.")] = None,
-    gpu: options.Gpu = None,
     gpus: Annotated[int, typer.Option(help="How many of them this machine shall seem to have.")] = 1,
-    cpu_time: options.CpuTime = "charged",
-    cpu_factor: options.CpuFactor = None,
-    latency: options.Latency = "profile",
-    strict: options.Strict = False,
-    trace: options.Trace = None,
-    time_log: options.TimeLog = None,
+    exit_when_stuck: Annotated[
+        bool,
+        typer.Option(
+            "--exit-when-stuck", help="Exit 3 when all wait without a deadline, instead of standing still."
+        ),
+    ] = False,
+    parallel: Annotated[
+        bool, typer.Option("--parallel", help="free: threads side by side; reruns may then differ.")
+    ] = False,
+    allow_real_time: Annotated[
+        bool, typer.Option("--allow-real-time", help="Also run a program that virtual time cannot cover.")
+    ] = False,
+    grace: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Real seconds to end after a signal, before the kill (10)."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the closing summary here as JSON.")] = None,
-    output_lengths: options.OutputLengths = None,
-    model_configs: options.ModelConfigs = None,
     keep_run_dir: options.KeepRunDir = False,
 ) -> int:
     """Run COMMAND on virtual GPUs, in virtual time. Its exit code becomes ours."""
-    gpu = options.required_gpu(gpu)
     if not command:
         raise CliError("COMMAND is missing: revati run --gpu h100_sxm -- python script.py")
-    run_options = RunOptions(
-        gpu=gpu,
+    run_options = replace(
+        run_options,
         gpus=gpus,
-        cpu_time=cpu_time,
-        cpu_factor=cpu_factor,
-        latency=latency,
-        strict=strict,
-        trace=trace,
-        time_log=time_log,
-        output_lengths=output_lengths,
-        model_config_dirs=tuple(model_configs or ()),
+        exit_when_stuck=exit_when_stuck,
+        parallel=parallel,
+        allow_real_time=allow_real_time,
+        grace_s=grace,
     )
     check_options(run_options)
     options.check_output("--report", report)

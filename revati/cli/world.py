@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revati import clock
 from revati.cli.environment import CPU_TIME_MODES, LATENCY_MODES, RunOptions, build_environment
 from revati.cli.errors import CliError
+from revati.clock import make_run_dir
 from revati.report.ops import OpsSummary, load_json, summarize_run_dir
 
 DEFAULT_CPU_FACTOR = 1.0
 FREE_EPOCH_S = 1_767_225_600.0  # 2026-01-01: `free` runs start at one date, so their results are identical
 _STATS_FILE = "clock-stats.json"
+
+__all__ = ["WorldResult", "check_gpu", "check_options", "make_run_dir", "remove_run_dir", "run_world"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ def check_options(options: RunOptions) -> None:
     factor = options.cpu_factor
     if factor is not None and (not math.isfinite(factor) or factor <= 0):
         raise CliError(f"--cpu-factor must be a positive number, got {factor}")
+    grace_s = options.grace_s
+    if grace_s is not None and (not math.isfinite(grace_s) or grace_s < 0):
+        raise CliError(f"--grace must be a number of seconds, 0 or more, got {grace_s}")
     for name, path in (("--output-lengths", options.output_lengths),):
         if path is not None and not path.is_file():
             raise CliError(f"{name}: no such file: {path}")
@@ -83,13 +89,6 @@ def check_gpu(gpu: str) -> None:
         raise CliError(" ".join(str(error).split())) from None
 
 
-def make_run_dir() -> Path:
-    """Create the private (0700) directory of one run, in memory where the system has a place for that."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK | os.X_OK) else None
-    return Path(tempfile.mkdtemp(prefix="revati-", dir=parent))
-
-
 def run_world(
     command: Sequence[str],
     options: RunOptions,
@@ -99,10 +98,9 @@ def run_world(
 ) -> WorldResult:
     """Run `command` to its end under one virtual clock and return what came of it.
 
-    `run_dir` must be private; the caller makes it (`make_run_dir`) and removes it (`remove_run_dir`).
+    `run_dir` must be private; the caller makes it (`make_run_dir`) and removes it (`remove_run_dir`). If this
+    process is killed, the clock ends the run and removes it.
     """
-    from revati import clock
-
     env = build_environment(options, run_dir, base_env)
     executable = shutil.which(command[0], path=env.get("PATH"))
     if executable is None:
@@ -115,9 +113,13 @@ def run_world(
             cpu_factor=DEFAULT_CPU_FACTOR if options.cpu_factor is None else options.cpu_factor,
             epoch=FREE_EPOCH_S if options.cpu_time == "free" else None,
             time_log=options.time_log,
-            exit_when_stuck=True,
+            exit_when_stuck=options.exit_when_stuck,
+            parallel=options.parallel,
+            allow_real_time=options.allow_real_time,
+            grace_s=options.grace_s,
             env=env,
             run_dir=run_dir,
+            remove_run_dir_if_killed=not _keeps_run_dirs(),
             stats_file=run_dir / _STATS_FILE,
         )
     except clock.ClockError as error:
@@ -134,5 +136,9 @@ def run_world(
 
 def remove_run_dir(run_dir: Path, *, keep: bool = False) -> None:
     """Delete the run directory unless the user asked to keep it (REVATI_KEEP_RUN_DIR=1 does so too)."""
-    if not keep and os.environ.get("REVATI_KEEP_RUN_DIR") != "1":
+    if not keep and not _keeps_run_dirs():
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _keeps_run_dirs() -> bool:
+    return os.environ.get("REVATI_KEEP_RUN_DIR") == "1"

@@ -26,14 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--naive", action="store_true", help=argparse.SUPPRESS)  # the negative control of the tests
     add("--listen", help="HOST:PORT for participants on other hosts; the secret is in REVATI_CLOCK_TOKEN")
     add("--quiet", action="store_true", help="no closing line")
-    add("--grace", type=float, default=10.0, help="real seconds to end after a signal")
+    add("--grace", dest="grace_s", type=float, help="real seconds to end after a signal (10)")
     options = vars(parser.parse_args(given[:at]))
-    extra = [f"--{n}" for n in ("parallel", "naive", "quiet") if options.pop(n)]
-    if options.pop("allow_real_time"):
-        extra.append("--allow-real-time")
+    extra = [f"--{n}" for n in ("naive", "quiet") if options.pop(n)]
     if listen := options.pop("listen"):
         extra += ["--listen", listen]
-    extra += ["--grace", repr(options.pop("grace"))]
     try:
         return launch(given[at + 1 :], extra=extra, **options)
     except ClockError as error:

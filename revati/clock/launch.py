@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 CPU_TIME_MODES = ("charged", "free", "wall")
 
@@ -30,10 +31,11 @@ def _native(name: str) -> Path:
     return path
 
 
-def _default_run_dir() -> Path:
+def make_run_dir() -> Path:
+    """Create the private (0700) directory of one run, in memory where the system has a place for that."""
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK | os.X_OK) else None
-    return Path(tempfile.mkdtemp(prefix="revati-run.", dir=parent))
+    return Path(tempfile.mkdtemp(prefix="revati-", dir=parent))
 
 
 def timekeeper_argv(
@@ -45,6 +47,9 @@ def timekeeper_argv(
     epoch: float | None = None,
     time_log: str | os.PathLike[str] | None = None,
     exit_when_stuck: bool = False,
+    parallel: bool = False,
+    allow_real_time: bool = False,
+    grace_s: float | None = None,
     stats_file: str | os.PathLike[str] | None = None,
     extra: Sequence[str] = (),
 ) -> list[str]:
@@ -68,49 +73,46 @@ def timekeeper_argv(
         line += ["--time-log", str(time_log)]
     if stats_file is not None:
         line += ["--stats", str(stats_file)]
-    if exit_when_stuck:
-        line.append("--exit-when-stuck")
+    if grace_s is not None:
+        line += ["--grace", repr(float(grace_s))]
+    switches = {
+        "--exit-when-stuck": exit_when_stuck,
+        "--parallel": parallel,
+        "--allow-real-time": allow_real_time,
+    }
+    line += [name for name, wanted in switches.items() if wanted]
     return [*line, *extra, "--", *map(str, argv)]
 
 
 def launch(
     argv: Sequence[str],
     *,
-    cpu_time: str = "charged",
-    cpu_factor: float = 1.0,
-    epoch: float | None = None,
-    time_log: str | os.PathLike[str] | None = None,
-    exit_when_stuck: bool = False,
     env: Mapping[str, str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
-    stats_file: str | os.PathLike[str] | None = None,
+    remove_run_dir_if_killed: bool = False,
     extra: Sequence[str] = (),
+    **options: Any,
 ) -> int:
     """Run ``argv`` and all its children in one virtual time and return the command's exit code.
 
     Signals are passed on to the command. The timekeeper writes one closing line to stderr and, where
     ``stats_file`` is given, statistics that :func:`revati.clock.stats.read_stats` reads.
-    ``extra`` are further options of the timekeeper.
+    ``options`` are those of :func:`timekeeper_argv`; ``extra`` are further options of the timekeeper.
+    When this process is killed the run ends too; with ``remove_run_dir_if_killed`` (always, where no
+    ``run_dir`` is given) the timekeeper then removes the directory.
 
     Raises:
         ClockError: an argument makes no sense, or the native parts are not built.
     """
     own_dir = run_dir is None
-    folder = _default_run_dir() if run_dir is None else Path(run_dir)
+    folder = make_run_dir() if run_dir is None else Path(run_dir)
+    own_options = ["--launcher", str(os.getpid())]
+    if own_dir or remove_run_dir_if_killed:
+        own_options.append("--remove-run-dir")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "clock").unlink(missing_ok=True)
-        line = timekeeper_argv(
-            argv,
-            run_dir=folder,
-            cpu_time=cpu_time,
-            cpu_factor=cpu_factor,
-            epoch=epoch,
-            time_log=time_log,
-            exit_when_stuck=exit_when_stuck,
-            stats_file=stats_file,
-            extra=extra,
-        )
+        line = timekeeper_argv(argv, run_dir=folder, extra=[*own_options, *extra], **options)
         return _wait(line, dict(os.environ if env is None else env))
     except OSError as error:
         raise ClockError(f"cannot start the run in {folder}: {error}") from error

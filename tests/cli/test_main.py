@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +30,8 @@ from revati.cli.main import run_main
         (["run", "--gpu", "h100_sxm", "--trace", "/no/such/folder/t.json", "--", "true"], "--trace"),
         (["run", "--gpu", "h100_sxm", "--output-lengths", "/no/such/file", "--", "true"], "no such file"),
         (["run", "--gpu", "h100_sxm", "--model-configs", "/no/such/folder", "--", "true"], "no such folder"),
+        (["run", "--gpu", "h100_sxm", "--grace", "-1", "--", "true"], "--grace"),
+        (["run", "--gpu", "h100_sxm", "--grace", "soon", "--", "true"], "--grace"),
         (["run", "--no-such-option", "--", "true"], "--no-such-option"),
         (["models", "path", "nobody/nothing"], "unknown model"),
         (["no-such-command"], "no-such-command"),
@@ -67,6 +74,72 @@ def test_run_waits_in_virtual_time_and_reports_it(tmp_path: Path, capfd: pytest.
     assert written["gpu"] == "h100_sxm" and written["cpu_time"] == "free"
     assert written["virtual_time_s"] == pytest.approx(60.0, abs=0.1)
     assert written["wall"]["speed_up"] > 5
+
+
+def run_plainly(*words: str) -> int:
+    return run_main(["run", "--gpu", "h100_sxm", "--cpu-time", "free", *words])
+
+
+def test_a_run_without_deadlines_stands_until_somebody_outside_acts_or_ends_if_asked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An idle server whose clients are outside the run must not be ended."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    program = f"import os; os.read(os.open({str(gate)!r}, os.O_RDWR), 1)"
+    command = [sys.executable, "-S", "-c", program]
+    opener = threading.Timer(7.0, lambda: gate.write_bytes(b"x"))
+    opener.start()
+    assert run_plainly("--", *command) == 0
+    assert "virtual time stands" in capfd.readouterr().err
+    opener.join()
+    assert run_plainly("--exit-when-stuck", "--", *command) == 3
+    assert "ending with code 3" in capfd.readouterr().err
+
+
+def test_the_grace_period_reaches_the_clock(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    program = f"""
+import signal, threading
+signal.signal(signal.SIGTERM, signal.SIG_IGN); open({str(ready)!r}, "w").close()
+threading.Event().wait()"""
+    line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", "--grace", "0.5"]
+    run = subprocess.Popen([*line, "--", sys.executable, "-S", "-c", program])
+    while not ready.exists():
+        assert run.poll() is None
+        time.sleep(0.02)
+    begin_s = time.monotonic()
+    run.terminate()
+    assert run.wait(timeout=20) == 128 + signal.SIGKILL
+    assert time.monotonic() - begin_s < 5
+
+
+def test_threads_run_one_at_a_time_unless_asked(tmp_path: Path) -> None:
+    """Two threads that each compute for a while without a wait: side by side only with --parallel."""
+    program = """
+import os, time
+def stretch():
+    begin = os.times().elapsed; end = time.thread_time() + 0.15
+    while time.thread_time() < end: pass
+    return begin, os.times().elapsed
+r, w = os.pipe()
+if os.fork() == 0:
+    os.write(w, repr(stretch()).encode()); os._exit(0)
+mine = stretch(); other = eval(os.read(r, 99))
+raise SystemExit(5 if mine[0] < other[1] and other[0] < mine[1] else 0)"""
+    command = [sys.executable, "-S", "-c", program]
+    assert run_plainly("--", *command) == 0
+    assert run_plainly("--parallel", "--", *command) == 5
+
+
+def test_a_static_program_needs_permission(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source, static = tmp_path / "s.c", tmp_path / "s"
+    source.write_text("int main(){return 5;}")
+    if subprocess.run(["gcc", "-static", "-o", static, source], capture_output=True).returncode:
+        pytest.skip("no static libc")
+    assert run_plainly("--", str(static)) == 2
+    assert "--allow-real-time" in capfd.readouterr().err
+    assert run_plainly("--allow-real-time", "--", str(static)) == 5
 
 
 def test_the_exit_code_of_the_command_is_ours() -> None:

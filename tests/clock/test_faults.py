@@ -92,6 +92,31 @@ def test_a_killed_timekeeper_ends_the_run(tmp_path, which):
     wait_for(lambda: alive(tmp_path) == [], 15)
 
 
+@pytest.mark.parametrize("how", ["interrupt", "terminate", "kill"])
+def test_nothing_is_left_when_the_launcher_ends(tmp_path, how):
+    """Ctrl-C reaches the whole group; a killed launcher cannot clean up, so the timekeeper does."""
+    ready = tmp_path / "ready"
+    program = f"""
+import os, threading
+folder = os.environ["REVATI_RUN_DIR"]
+os.truncate(os.open(folder + "/collectives", os.O_CREAT | os.O_RDWR), 1 << 38)
+os.fork()
+open({str(ready)!r}, "a").write(folder)
+threading.Event().wait() # {tmp_path}"""
+    line = [sys.executable, "-m", "revati.clock", "--grace", "1", "--", sys.executable, "-c", program]
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(lambda: ready.exists() and len(alive(tmp_path)) >= 3)
+    folder = Path(ready.read_text()[: ready.stat().st_size // 2])
+    assert folder.is_dir()
+    if how == "interrupt":
+        os.killpg(run.pid, signal.SIGINT)
+    else:
+        run.send_signal(signal.SIGTERM if how == "terminate" else signal.SIGKILL)
+    code = run.wait(timeout=15)
+    assert code == {"interrupt": 130, "terminate": 143, "kill": -9}[how]
+    wait_for(lambda: alive(tmp_path) == [] and not folder.exists(), 10)
+
+
 def test_killed_threads_and_processes_do_not_stop_the_clock(virtual):
     run = virtual("""
         import json, os, random, signal, time

@@ -1,11 +1,13 @@
 // main.cpp: the timekeeper program is two processes. The outer one only waits: when the inner one, which keeps
-// the time, is killed, what it leaves behind falls to the outer one and is ended there.
+// the time, is killed, what it leaves behind falls to the outer one and is ended there. When the launcher is
+// killed, the outer one ends the run and removes its directory.
 #include "children.h"
 #include "run.h"
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -18,9 +20,21 @@ static void forward(int number, siginfo_t* info, void*) {
   if (info->si_code != SI_KERNEL) kill(keeper, number);  // a terminal's signals reach it anyway
 }
 
+static bool is_orphan(const Options& options) { return options.launcher && getppid() != options.launcher; }
+
+static int end(const Options& options, int code) {
+  if (options.remove_run_dir && is_orphan(options)) {
+    std::error_code ignored;
+    std::filesystem::remove_all(options.run_dir, ignored);
+  }
+  return code;
+}
+
 int main(int argc, char** argv) {
   Options options = parse_options(argc, argv);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
+  if (options.launcher) prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (is_orphan(options)) return end(options, 1);
   sigset_t all, old;
   sigfillset(&all);
   sigprocmask(SIG_BLOCK, &all, &old);
@@ -43,9 +57,9 @@ int main(int argc, char** argv) {
     if (p == keeper) break;
     if (p < 0 && errno != EINTR) return 1;
   }
-  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  if (WIFEXITED(status)) return end(options, WEXITSTATUS(status));
   fprintf(stderr, "revati: the timekeeper was killed by signal %d; ending the run\n", WTERMSIG(status));
   unlink((options.run_dir + "/clock").c_str());
   terminate_descendants(0, [](void*) {}, nullptr);
-  return 70;
+  return end(options, 70);
 }

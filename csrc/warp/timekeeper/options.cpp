@@ -63,6 +63,10 @@ Options parse_options(int argc, char** argv) {
       o.socket = value();
     } else if (name == "--listen") {
       o.listen = value();
+    } else if (name == "--launcher") {
+      o.launcher = int(number(name, value(), 1));
+    } else if (name == "--remove-run-dir") {
+      o.remove_run_dir = true;
     } else if (name == "--exit-when-stuck") {
       o.exit_when_stuck = true;
     } else if (name == "--parallel") {

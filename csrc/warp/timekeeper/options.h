@@ -20,6 +20,8 @@ struct Options {
   bool allow_real_time = false;
   bool naive = false;         // trust the slots alone: the negative control of the causality test
   bool quiet = false;
+  int launcher = 0;           // the run ends with this process; 0: with nobody
+  bool remove_run_dir = false;  // when the launcher is gone
   double grace = 10;          // real seconds between a termination signal and its enforcement
   unsigned spin_looks = 64;
   double wake_cost_us = 0;
