@@ -21,6 +21,7 @@ class FloorWorker(WorkerBase):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._known_tokens: dict[str, int] = {}  # prompt and output tokens of each running request
+        self._output: ModelRunnerOutput | None = None
 
     def init_device(self) -> None:
         """No device."""
@@ -67,8 +68,11 @@ class FloorWorker(WorkerBase):  # type: ignore[misc]
         """Nothing to warm up."""
         return CompilationTimes(language_model=0.0, encoder=0.0)
 
-    def execute_model(self, scheduler_output: Any) -> ModelRunnerOutput:
-        """One token for every request whose known tokens are all computed after this step."""
+    def execute_model(self, scheduler_output: Any) -> ModelRunnerOutput | None:
+        """Decide on one token for every request whose known tokens are all computed after this step.
+
+        As vLLM's own runner, it leaves the output to `sample_tokens`, but for a step without tokens.
+        """
         computed: dict[str, int] = {}
         for new in scheduler_output.scheduled_new_reqs:
             self._known_tokens[new.req_id] = len(new.prompt_token_ids)
@@ -86,15 +90,20 @@ class FloorWorker(WorkerBase):  # type: ignore[misc]
                 sampled.append([])
         for name in scheduler_output.finished_req_ids:
             self._known_tokens.pop(name, None)
-        return ModelRunnerOutput(
+        output = ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: index for index, name in enumerate(names)},
             sampled_token_ids=sampled,
         )
+        if not names:
+            return output
+        self._output = output
+        return None
 
-    def sample_tokens(self, grammar_output: Any) -> ModelRunnerOutput:
-        """Never called: `execute_model` already gave the tokens."""
-        raise RuntimeError("the floor worker samples in execute_model")
+    def sample_tokens(self, grammar_output: Any) -> ModelRunnerOutput | None:
+        """The tokens of the step that `execute_model` began."""
+        output, self._output = self._output, None
+        return output
 
     def take_draft_token_ids(self) -> None:
         """No speculation."""
