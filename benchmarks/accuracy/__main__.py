@@ -24,6 +24,7 @@ def variants(names: str, cpu_factor: float | None) -> list[Variant]:
         "free-host": Variant("free-host", cpu_time="free"),
         "own-kv": Variant("own-kv", cpu_factor=cpu_factor, pin=False),
         "roofline": Variant("roofline", cpu_factor=cpu_factor, latency="roofline"),
+        "older-engine": Variant("older-engine", cpu_factor=cpu_factor, older_engine=True),
     }
     if names == "attribution":
         return list(known.values())
@@ -56,6 +57,8 @@ def run_all(
     for case in chosen:
         for variant in variants(arguments.variants, arguments.cpu_factor):
             if variant.name == "own-kv" and not case.series.pinned:
+                continue
+            if variant.older_engine and not case.series.older_engine:
                 continue
             try:
                 outcome = run_case(case, variant, data=arguments.data, log=arguments.logs)

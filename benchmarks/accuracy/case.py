@@ -105,6 +105,9 @@ class Series(Strict):
     engine_args: dict[str, Any] = Field({}, description="of AsyncEngineArgs (in_process)")
     pinned: dict[str, Any] = Field({}, description="engine_args that copy what the real engine had resolved")
     workload: Workload
+    older_engine: list[str] = Field(
+        [], description="--middleware classes that bring back what the measured version did (http)"
+    )
     goal: Goal = Goal()
     published_errors: list[str] = []
     notes: list[str] = []

@@ -36,6 +36,7 @@ class Variant:
     cpu_factor: float | None = None
     latency: str = "profile"
     pin: bool = True  # take over what the real engine resolved (KV blocks)
+    older_engine: bool = False  # bring back what the measured version of the engine did
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,12 @@ def bench_words(case: Case, folder: Path) -> list[str]:
 def _run_http(
     case: Case, variant: Variant, run_dir: Path, log: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    request = session.BenchRequest(bench_words(case, run_dir), options_for(case, variant), case.series.gpus)
-    outcome = session.run(request, run_dir)
+    words = bench_words(case, run_dir)
+    for middleware in case.series.older_engine if variant.older_engine else []:
+        words += ["--middleware", middleware]
+    request = session.BenchRequest(words, options_for(case, variant), case.series.gpus)
+    with _importable():
+        outcome = session.run(request, run_dir)
     server_log = run_dir / "server.log"
     if log is not None and server_log.is_file():
         (log / f"{case.id}-{variant.name}.log").write_bytes(server_log.read_bytes())
@@ -181,6 +186,20 @@ def _run_in_process(
     block = run_block(world)
     block["engine"] = {"name": "vllm", "num_gpu_blocks": result.get("num_gpu_blocks")}
     return from_requests(result["requests"]), block
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let the processes of a run import `benchmarks`."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [before])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 #include <torch/extension.h>
 
 #include "comm/backend.h"
+#include "comm/mirror.h"
 #include "python/bindings.h"
 
 namespace revati {
@@ -61,6 +62,8 @@ void bind_process_group(py::module_ m) {
       .def("_group_start", &VirtualBackend::startCoalescing)
       .def("_group_end", [](VirtualBackend& b) { b.endCoalescing(); }, release())
       .def("abort", [](VirtualBackend&) {});
+  py::class_<MirrorBackend, c10::intrusive_ptr<MirrorBackend>, c10d::Backend>(m, "MirrorBackend", "The CPU group of a folded job.")
+      .def(py::init([](int rank, int size) { return c10::make_intrusive<MirrorBackend>(rank, size); }), py::arg("rank"), py::arg("size"));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "device/allocator.h"
@@ -98,10 +99,20 @@ std::vector<at::Tensor> pieces(const at::Tensor& t, int parts) {
   return out;
 }
 
+bool folded() {
+  static const bool on = [] {
+    const char* value = std::getenv("REVATI_FOLD_RANKS");
+    return value && *value && *value != '0';
+  }();
+  return on;
+}
+
 Communicator::Communicator(std::string name, int rank, int size, int64_t outside_bytes)
-    : name_(std::move(name)), rank_(rank), size_(size), outside_bytes_(outside_bytes), group_(World::get().join(name_, rank, size)) {}
+    : name_(std::move(name)), rank_(rank), size_(size), outside_bytes_(outside_bytes),
+      group_(folded() ? World::get().join(name_, 0, 1) : World::get().join(name_, rank, size)) {}
 
 Communicator& Communicator::channel(int peer, bool sending) {
+  TORCH_CHECK(!folded(), "revati: folded ranks cannot send to each other; run without --fold-ranks");
   TORCH_CHECK(peer >= 0 && peer < size_ && peer != rank_, "revati: rank ", rank_, " of ", size_, " cannot send to or receive from rank ", peer);
   std::lock_guard lock(mutex_);
   auto& c = channels_[{peer, sending}];
@@ -128,7 +139,7 @@ Communicator::Launched Communicator::launch(Call call, int device, int64_t strea
   int64_t ns = price_named(std::string("c10d::") + c.name, names, {c.priced, int64_t(size_), name_of(c.op), c.implementation}, device, &stats);
   Arrival a;
   a.call = c.name == std::string_view("recv") ? "send" : c.name;  // the two ends of one transfer
-  bool contributes = c.from == Call::kAll || (c.from == Call::kRoot && c.root == rank_);
+  bool contributes = c.from == Call::kAll || (c.from == Call::kRoot && (c.root == rank_ || folded()));
   if (!l.in_capture && contributes && bytes_of(c.inputs) <= kPayloadMax && all_live(c.inputs)) {
     l.packed = pack(c.inputs);
     a.values = l.packed.data();
@@ -142,7 +153,7 @@ Communicator::Launched Communicator::launch(Call call, int device, int64_t strea
     throw;
   }
   World::carry(nullptr);
-  l.exchanged = a.posted && (a.values || (c.from == Call::kRoot && c.root != rank_));
+  l.exchanged = a.posted && (a.values || (c.from == Call::kRoot && c.root != rank_ && !folded()));
   l.sequence = a.sequence;
   return l;
 }
@@ -155,7 +166,7 @@ void Communicator::finish(Launched& l) {
   std::vector<Contribution> all(static_cast<size_t>(size_));
   for (int r = 0; r < size_ && live; r++) {
     if (c.from == Call::kRoot && r != c.root) continue;
-    all[size_t(r)] = World::get().contribution(group_, l.sequence, r);
+    all[size_t(r)] = World::get().contribution(group_, l.sequence, folded() ? 0 : r);
     live = all[size_t(r)].data != nullptr;
   }
   std::vector<at::Tensor> views;

@@ -20,6 +20,10 @@ namespace revati::comm {
 enum class Reduce : uint8_t { kSum, kAvg, kProduct, kMin, kMax, kBand, kBor, kBxor };
 const char* name_of(Reduce op);
 
+/// True when this process stands for all ranks of its groups (REVATI_FOLD_RANKS=1): the others, which would do the same
+/// work at the same time, are not there, and what they contribute is taken to be what this one does.
+bool folded();
+
 /// One collective of one rank.
 struct Call {
   enum From { kAll, kRoot, kNobody };

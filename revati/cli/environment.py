@@ -32,6 +32,7 @@ class RunOptions:
     time_log: Path | None = None
     output_lengths: Path | None = None
     model_config_dirs: tuple[Path, ...] = field(default=())
+    fold_ranks: bool = False
     exit_when_stuck: bool = False
     parallel: bool = False
     allow_real_time: bool = False
@@ -68,6 +69,7 @@ def build_environment(
         REVATI_LATENCY=options.latency,
     )
     _set_or_drop(env, "REVATI_STRICT", "1" if options.strict else None)
+    _set_or_drop(env, "REVATI_FOLD_RANKS", "1" if options.fold_ranks else None)
     _set_or_drop(env, "REVATI_TRACE", _absolute(options.trace))
     _set_or_drop(env, "REVATI_OUTPUT_LENGTHS", _absolute(options.output_lengths))
     env["PYTHONPATH"] = _prefixed(env.get("PYTHONPATH"), [boot_dir()])

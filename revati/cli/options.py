@@ -39,6 +39,10 @@ ModelConfigs = Annotated[
     list[Path] | None,
     typer.Option("--model-configs", help="Folder with further ORG/NAME/config.json models (repeatable)."),
 ]
+FoldRanks = Annotated[
+    bool,
+    typer.Option("--fold-ranks", help="One worker process stands for all tensor-parallel ranks: faster."),
+]
 KeepRunDir = Annotated[
     bool, typer.Option("--keep-run-dir", help="Keep the run's private directory with logs and reports.")
 ]
@@ -54,6 +58,7 @@ def make_run_options(
     time_log: TimeLog = None,
     output_lengths: OutputLengths = None,
     model_configs: ModelConfigs = None,
+    fold_ranks: FoldRanks = False,
 ) -> RunOptions:
     """The options that every run has, as one object."""
     return RunOptions(
@@ -66,6 +71,7 @@ def make_run_options(
         time_log=time_log,
         output_lengths=output_lengths,
         model_config_dirs=tuple(model_configs or ()),
+        fold_ranks=fold_ranks,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from revati.engines.chat_templates import CHAT_TEMPLATES
 
-VERSION = 1  # raise when the files that come out change: cached models are made anew
+VERSION = 2  # raise when the files that come out change: cached models are made anew
 _SPACE = "Ġ"  # how byte-level BPE writes a leading space
 _WORD_LETTERS = 4
 

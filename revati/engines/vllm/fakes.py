@@ -1,6 +1,7 @@
 """Shape rules for vLLM ops that return tensors and have no fake implementation of vLLM's own.
 
-A rule is a function with the op's own arguments, on meta tensors, that returns what the op would: see docs/adding-an-op.md.
+A rule is a function with the op's own arguments, on meta tensors, that returns what the op would:
+see docs/adding-an-op.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def rule(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def register() -> None:
-    """Give the dispatcher the rules of all ops that exist by now and have none; called after each kernel library."""
+    """Give the dispatcher the rules of all ops that exist by now and have none; runs after each library."""
     import torch
 
     known = set(torch._C._dispatch_get_all_op_names())
@@ -61,8 +62,17 @@ def _fa3_metadata(batch_size: int, *args: Any, **kwargs: Any) -> Any:
 
 
 @rule("_vllm_fa3_C::fwd")
-def _fa3_fwd(q: Any, k: Any, v: Any, k_new: Any = None, v_new: Any = None, q_v: Any = None, out: Any = None, *args: Any,
-             **kwargs: Any) -> Any:
+def _fa3_fwd(
+    q: Any,
+    k: Any,
+    v: Any,
+    k_new: Any = None,
+    v_new: Any = None,
+    q_v: Any = None,
+    out: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     import torch
 
     if out is None:
@@ -85,9 +95,12 @@ def _fa2_varlen(q: Any, k: Any, v: Any, out: Any = None, *args: Any, **kwargs: A
 def _fa2_kvcache(q: Any, kcache: Any, vcache: Any, *args: Any, **kwargs: Any) -> Any:
     import torch
 
-    return [torch.empty_like(q), torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device="meta")]
+    return [
+        torch.empty_like(q),
+        torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device="meta"),
+    ]
 
 
 @rule("_moe_C::moe_wna16_gemm")
-def _moe_wna16(input: Any, output: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002
+def _moe_wna16(input: Any, output: Any, *args: Any, **kwargs: Any) -> Any:
     return output

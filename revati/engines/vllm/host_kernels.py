@@ -1,7 +1,8 @@
 """Host twins of vLLM's Triton kernels whose results steer the engine (model runner V2, vllm/v1/worker/gpu).
 
-Each twin does on live memory, with numpy, what the kernel of the same name does on the GPU. Kernels that only fill
-buffers which nothing but other kernels read (input ids, slot mappings, block tables of one group) have none.
+Each twin does on live memory, with numpy, what the kernel of the same name does on the GPU. Kernels that
+only fill buffers which nothing but other kernels read (input ids, slot mappings, block tables of one group)
+have none.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def _apply_write(a: dict[str, Any], grid: tuple[int, ...]) -> None:
         if a["MULTI_GROUP"]:
             group = int(groups[i])
             address = int(pointers[group]) + 4 * (int(rows[i]) * int(strides[group]) + int(starts[i]))
-            numpy.frombuffer((ctypes.c_int32 * len(piece)).from_address(address), dtype=numpy.int32)[:] = piece
+            numpy.frombuffer((ctypes.c_int32 * len(piece)).from_address(address), dtype=numpy.int32)[:] = (
+                piece
+            )
         elif out.ndim == 1:
             at = int(rows[i]) + int(starts[i])
             out[at : at + len(piece)] = piece
@@ -64,7 +67,9 @@ def _prepare_pos_seq_lens(a: dict[str, Any], grid: tuple[int, ...]) -> None:
     if n and lengths.max(initial=0) == 1 and lengths.min(initial=1) == 1:
         positions[int(starts[0]) : int(starts[-1])] = computed
     elif n:
-        offsets = numpy.arange(int(starts[-1]) - int(starts[0])) - numpy.repeat(starts[:-1] - starts[0], lengths)
+        offsets = numpy.arange(int(starts[-1]) - int(starts[0])) - numpy.repeat(
+            starts[:-1] - starts[0], lengths
+        )
         positions[int(starts[0]) : int(starts[-1])] = numpy.repeat(computed, lengths) + offsets
 
 
@@ -85,10 +90,17 @@ def _post_update(a: dict[str, Any], grid: tuple[int, ...]) -> None:
     index = _array(a["idx_mapping_ptr"])[:n]
     keep = index >= 0
     rows = index[keep]
-    num_sampled, num_rejected = _array(a["num_sampled_ptr"])[:n][keep], _array(a["num_rejected_ptr"])[:n][keep]
+    num_sampled, num_rejected = (
+        _array(a["num_sampled_ptr"])[:n][keep],
+        _array(a["num_rejected_ptr"])[:n][keep],
+    )
     tokens = _array(a["sampled_tokens_ptr"])
     tokens = tokens.reshape(tokens.shape[0], -1)[:n][keep]
-    total, everything, last = _array(a["total_len_ptr"]), _array(a["all_token_ids_ptr"]), _array(a["last_sampled_tokens_ptr"])
+    total, everything, last = (
+        _array(a["total_len_ptr"]),
+        _array(a["all_token_ids_ptr"]),
+        _array(a["last_sampled_tokens_ptr"]),
+    )
     last = last.reshape(-1)
     for i in numpy.flatnonzero(num_sampled > 0):
         row, count = int(rows[i]), int(num_sampled[i])
@@ -117,7 +129,9 @@ def _expand_idx_mapping(a: dict[str, Any], grid: tuple[int, ...]) -> None:
     counts = numpy.diff(bounds)
     first, last = int(bounds[0]), int(bounds[-1])
     _array(a["expanded_idx_mapping_ptr"])[first:last] = numpy.repeat(_array(a["idx_mapping_ptr"])[:n], counts)
-    _array(a["expanded_local_pos_ptr"])[first:last] = numpy.arange(last - first) - numpy.repeat(bounds[:-1] - first, counts)
+    _array(a["expanded_local_pos_ptr"])[first:last] = numpy.arange(last - first) - numpy.repeat(
+        bounds[:-1] - first, counts
+    )
 
 
 @host_kernel("_gumbel_sample_kernel")

@@ -19,6 +19,7 @@ from typing import Any
 from revati.comm.process_group import NCCL_VERSION
 from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
+from revati.engines.vllm import folding
 
 _COMM = "vllm.distributed.device_communicators."
 _UNTIL = "never: it stands for the hardware"
@@ -28,7 +29,7 @@ def install() -> None:
     """Replace what touches hardware, in each module when it is imported (or now, if it already is)."""
     from revati.cuda import identity
 
-    for name, patch in _PATCHES.items():
+    for name, patch in {**_PATCHES, **(folding.PATCHES if folding.enabled() else {})}.items():
         if name in sys.modules:
             patch(sys.modules[name])
         elif identity._finder is not None:
@@ -455,6 +456,8 @@ def _patch_shm_broadcast(module: ModuleType) -> None:
     until = "vLLM has an option for busy_loop_s"
     ledger.replace(module.SpinCondition.__init__, "__defaults__", (-1.0,), why=why, until=until)
     ledger.replace(module, "SPINLOOP_EXT_ENABLED", False, why=why, until=until)
+    if folding.enabled():
+        folding.patch_ring(module)
 
 
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {

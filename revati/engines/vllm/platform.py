@@ -1,4 +1,4 @@
-"""vLLM's CUDA platform with answers from the GPU spec instead of NVML; everything else is vLLM's own choice."""
+"""vLLM's CUDA platform, answering from the GPU spec instead of NVML; the rest is vLLM's own choice."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from vllm.platforms.cuda import CudaPlatformBase
 from vllm.platforms.interface import DeviceCapability
 
-from revati.engines.vllm import patches
+from revati.engines.vllm import folding, patches
 
 
 class VirtualCudaPlatform(CudaPlatformBase):
     """What `NvmlCudaPlatform` is on a machine with GPUs."""
 
-
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
         super().check_and_update_config(vllm_config)
         patches.apply()
+        if folding.enabled():
+            folding.choose_executor(vllm_config.parallel_config)
 
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> DeviceCapability:
