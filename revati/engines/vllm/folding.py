@@ -10,6 +10,7 @@ be folded.
 from __future__ import annotations
 
 import os
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -65,7 +66,13 @@ def patch_torch(module: ModuleType) -> None:
             self.options = SimpleNamespace()  # torch notes the group's name and ranks there
 
     ledger.replace(module, "ProcessGroupGloo", ProcessGroupGloo, why=_WHY, until=_UNTIL)
-    ledger.replace(module, "_store_based_barrier", lambda *args, **kwargs: None, why=_WHY, until=_UNTIL)
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        """Nobody waits for this rank, and nobody sends it objects: it keeps what it has."""
+
+    ledger.replace(module, "_store_based_barrier", nothing, why=_WHY, until=_UNTIL)
+    for owner in (module, sys.modules.get("torch.distributed")):
+        if owner is not None:
+            ledger.replace(owner, "broadcast_object_list", nothing, why=_WHY, until=_UNTIL)
 
 
 class MirrorQueue:
