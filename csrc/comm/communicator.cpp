@@ -77,9 +77,7 @@ bool all_live(const std::vector<at::Tensor>& tensors) {
 }
 
 void forget(at::Tensor& t) {
-  if (!on_device(t)) return;
-  if (c10::isIntegralType(t.scalar_type(), true) && t.numel() <= policy().materialise_elements && make_live(t)) fill_with_policy(host_view(t));
-  else mark_phantom(t);
+  if (on_device(t)) forget_values(t);
 }
 
 }  // namespace

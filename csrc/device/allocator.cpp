@@ -3,6 +3,8 @@
 #include <c10/util/Exception.h>
 #include <sys/mman.h>
 
+#include "device/fork.h"
+
 namespace revati {
 namespace {
 constexpr size_t kMinBlock = 512, kSmall = 1 << 20, kSmallSegment = 2 << 20, kLargeSegment = 20 << 20,
@@ -84,6 +86,7 @@ Block* Memory::grow(Device& d, int device, Pool& p, size_t size) {
 }
 
 Block* Memory::allocate(int device, size_t bytes) {
+  use_device();
   Device& d = at(device);
   size_t size = round_block(bytes);
   std::lock_guard lock(d.mutex);
@@ -127,6 +130,7 @@ Block* Memory::allocate(int device, size_t bytes) {
   b->in_use = true;
   b->requested = bytes;
   b->phantom.store(false, std::memory_order_relaxed);
+  b->invented.store(false, std::memory_order_relaxed);
   add(d.stats.allocation, p, 1);
   add(d.stats.active, p, 1);
   add(d.stats.allocated_bytes, p, int64_t(b->size));

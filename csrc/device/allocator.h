@@ -33,6 +33,8 @@ struct Block {
   bool in_use = false;
   /// No value was ever stored here that a host may read: see DESIGN "live and phantom".
   std::atomic<bool> phantom{false};
+  /// Holds integers that the value policy chose, or what follows from them: not what a GPU would have computed.
+  std::atomic<bool> invented{false};
   FreeBlocks::node_type node;  // of the set it was taken from, to go back without an allocation
 };
 

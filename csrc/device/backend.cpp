@@ -5,13 +5,13 @@
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
-#include <pthread.h>
 #include <sys/mman.h>
 
 #include <mutex>
 #include <unordered_map>
 
 #include "device/allocator.h"
+#include "device/fork.h"
 #include "device/generator.h"
 #include "dispatch/registration.h"
 #include "timeline/timeline.h"
@@ -21,7 +21,6 @@ namespace {
 
 thread_local int thread_device = 0;
 c10::DeviceType the_type = c10::DeviceType::CPU;
-bool bad_fork = false;
 
 int checked(int index) {
   if (index < 0) return thread_device;
@@ -223,7 +222,6 @@ c10::DeviceType device_type() { return the_type; }
 bool installed() { return the_type != c10::DeviceType::CPU; }
 int current_device() { return thread_device; }
 void set_device(int device) { thread_device = checked(device); }
-bool in_bad_fork() { return bad_fork; }
 c10::Allocator* device_allocator() { return c10::GetAllocator(the_type); }
 
 at::Generator default_generator(int device) {
@@ -247,7 +245,7 @@ void install(bool as_cuda) {
     at::RegisterPrivateUse1HooksInterface(&hooks);
     install_as<c10::DeviceType::PrivateUse1>();
   }
-  pthread_atfork(nullptr, nullptr, [] { bad_fork = true; });
+  watch_forks();
 }
 
 }  // namespace revati

@@ -24,7 +24,6 @@ c10::DeviceType device_type();
 
 int current_device();
 void set_device(int device);
-bool in_bad_fork();
 
 at::Generator default_generator(int device);
 c10::Allocator* device_allocator();

@@ -6,6 +6,7 @@
 
 #include "device/allocator.h"
 #include "device/backend.h"
+#include "dispatch/kernels.h"
 #include "dispatch/values.h"
 #include "timeline/clock.h"
 
@@ -57,7 +58,7 @@ c10::IValue build(const Output& o, const c10::IValue* args, size_t n, int device
     case Output::kNew: {
       if (!phantom || !c10::isIntegralType(o.dtype, true) || o.numel > policy().materialise_elements) return fresh(o, device, phantom);
       at::Tensor t = fresh(o, device, false);
-      fill_with_policy(host_view(t));
+      forget_values(t);
       return t;
     }
     case Output::kArg: return flat_arg(args, n, o.arg);
@@ -77,9 +78,7 @@ c10::IValue build(const Output& o, const c10::IValue* args, size_t n, int device
 void write_phantom(const OpInfo& info, const c10::IValue* args) {
   for (int w : info.written)
     each_tensor(args[w], [&](const at::Tensor& t) {
-      if (!on_device(t)) return;
-      if (c10::isIntegralType(t.scalar_type(), true) && t.numel() <= policy().materialise_elements && make_live(t)) fill_with_policy(host_view(t));
-      else mark_phantom(t);
+      if (on_device(t)) forget_values(t);
     });
   for (int w : info.error_args) each_tensor(args[w], [](const at::Tensor& t) { if (on_device(t) && make_live(t)) host_view(t).zero_(); });
 }
@@ -108,6 +107,12 @@ void run_live(const c10::OperatorHandle& op, const c10::IValue* args, size_t n, 
     }));
   }
   op.callBoxed(&s);
+  for (size_t k = 0; k < flat.mapped.size(); k++) {  // out= arguments of a size that only the values decide
+    const at::Tensor &given = flat.originals[k], &computed = flat.mapped[k];
+    if (!given.defined() || !on_device(given) || given.sizes() == computed.sizes()) continue;
+    kernels::grow(given, computed.sizes());
+    host_view(given).copy_(computed);
+  }
   auto back = [&](const at::Tensor& t) -> at::Tensor {
     if (!t.defined()) return t;
     for (size_t k = 0; k < flat.mapped.size(); k++)

@@ -3,8 +3,10 @@
 #include <array>
 #include <atomic>
 #include <mutex>
+#include <string_view>
 
 #include "device/backend.h"
+#include "device/fork.h"
 #include "dispatch/compute.h"
 #include "dispatch/kernels.h"
 #include "dispatch/live_price.h"
@@ -109,6 +111,18 @@ void push_results(torch::jit::Stack* stack, size_t drop, torch::jit::Stack&& res
   for (auto& r : results) stack->push_back(std::move(r));
 }
 
+bool invented(const c10::IValue* args, size_t n) {
+  bool any = false;
+  for (size_t k = 0; k < n && !any; k++) each_tensor(args[k], [&](const at::Tensor& t) { any = any || (on_device(t) && is_invented(t)); });
+  return any;
+}
+
+void mark_all_invented(const OpInfo& info, const c10::IValue* args, const torch::jit::Stack& results) {
+  auto mark = [](const at::Tensor& t) { if (on_device(t)) mark_invented(t); };
+  for (int w : info.written) each_tensor(args[w], mark);
+  for (const c10::IValue& r : results) each_tensor(r, mark);
+}
+
 /// Ops whose result shape depends on values: only where the values exist, and the host waits for them as on CUDA.
 void run_dynamic(const c10::OperatorHandle& op, const Call& call, torch::jit::Stack* stack) {
   size_t n = call.info.arg_count;
@@ -120,22 +134,38 @@ void run_dynamic(const c10::OperatorHandle& op, const Call& call, torch::jit::St
   timeline.synchronize_stream(call.device, timeline.current(call.device));
   torch::jit::Stack results;
   run_live(op, args.data(), n, call.device, &results);
+  if (invented(args.data(), n)) mark_all_invented(call.info, args.data(), results);
   push_results(stack, n, std::move(results));
   launch_named(op.schema().name(), call.info.arg_names, args, call.device);
 }
 
-/// True if the op was computed. An op without CPU kernel for this dtype, say, has values that nobody can know.
+/// A limit of the CPU's kernels ("not implemented for 'Half'", "... on CPU"), which a GPU may not have.
+bool is_cpu_limit(const c10::Error& e) {
+  if (dynamic_cast<const c10::NotImplementedError*>(&e)) return true;
+  std::string_view text = e.what_without_backtrace();
+  for (const char* word : {"CPU", "not implemented", "not supported", "nsupported"})
+    if (text.find(word) != std::string_view::npos) return true;
+  return false;
+}
+
+/// True if the op was computed. Where the CPU has no kernel, nobody knows the values; what a kernel has against
+/// its inputs (an index out of range) is the caller's business, unless the policy made those inputs up.
 bool try_live(const c10::OperatorHandle& op, const Call& call, const c10::IValue* args, torch::jit::Stack* results) {
+  size_t n = call.info.arg_count;
+  bool guessed = invented(args, n);
   try {
-    run_live(op, args, call.info.arg_count, call.device, results);
-    return true;
-  } catch (const std::exception&) {
+    run_live(op, args, n, call.device, results);
+  } catch (const c10::Error& e) {
+    if (!guessed && !is_cpu_limit(e)) throw;
     results->clear();
     return false;
   }
+  if (guessed) mark_all_invented(call.info, args, *results);
+  return true;
 }
 
 void append(PricedOp* p, const OpInfo& info, const c10::IValue* args, size_t n, int device, bool host_cost) {
+  use_device();
   Timeline& timeline = Timeline::get();
   if (!p->live) return timeline.launch(device, p->stats, p->duration_ns, {}, host_cost);
   bool capturing = timeline.capturing(device, timeline.current(device));

@@ -60,11 +60,6 @@ void store(const at::Tensor& dst, const at::Tensor& src) {
   if (make_live(dst)) host_view(dst).copy_(src);
 }
 
-void store_phantom(const at::Tensor& dst) {
-  if (c10::isIntegralType(dst.scalar_type(), true) && dst.numel() <= policy().materialise_elements && make_live(dst)) fill_with_policy(host_view(dst));
-  else mark_phantom(dst);
-}
-
 void host_to_device(const at::Tensor& dst, const at::Tensor& src, bool non_blocking) {
   int device = dst.get_device();
   Timeline& timeline = Timeline::get();
@@ -93,8 +88,9 @@ bool store_on_device(const at::Tensor& dst, const at::Tensor& src) {
   OwnWork own;
   int64_t most = c10::isIntegralType(src.scalar_type(), true) ? policy().live_elements_int : policy().live_elements_float;
   bool live = is_live(src) && src.numel() <= most && make_live(dst);
-  if (live) host_view(dst).copy_(host_view(src));
-  else store_phantom(dst);
+  if (!live) forget_values(dst);
+  else host_view(dst).copy_(host_view(src));
+  if (live && is_invented(src)) mark_invented(dst);
   return live;
 }
 
@@ -109,17 +105,24 @@ void device_to_device(const at::Tensor& dst, const at::Tensor& src) {
 
 }  // namespace
 
+at::ScalarType supported(std::optional<at::ScalarType> dtype) {
+  at::ScalarType t = dtype.value_or(at::get_default_dtype_as_scalartype());
+  TORCH_CHECK_NOT_IMPLEMENTED(!c10::isQIntType(t), "revati: the virtual GPU has no quantized tensors (", t,
+                              "); use integer tensors with a scale, as serving engines do, or keep them on the CPU");
+  return t;
+}
+
 at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device> device,
                  std::optional<bool>, std::optional<at::MemoryFormat> format) {
   On guard(device);
-  return at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(size), device_allocator(), keys(), dtype.value_or(at::get_default_dtype_as_scalartype()), format);
+  return at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(size), device_allocator(), keys(), supported(dtype), format);
 }
 
 at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
                          std::optional<at::Device> device, std::optional<bool>) {
   On guard(device);
   return at::detail::empty_strided_generic(C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), device_allocator(), keys(),
-                                           dtype.value_or(at::get_default_dtype_as_scalartype()));
+                                           supported(dtype));
 }
 
 at::Tensor as_strided(const at::Tensor& self, at::IntArrayRef size, at::IntArrayRef stride, std::optional<int64_t> offset) {

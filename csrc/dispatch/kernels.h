@@ -23,6 +23,8 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& destin
 at::Scalar local_scalar_dense(const at::Tensor& self);
 void record_stream(at::Tensor& self, c10::Stream stream);
 
+/// The dtype, or the default one. Refuses those of quantized tensors, which carry more than sizes and strides.
+at::ScalarType supported(std::optional<at::ScalarType> dtype);
 /// Grows the storage behind `t` so that contiguous `sizes` fit, and gives `t` these sizes.
 void grow(const at::Tensor& t, at::IntArrayRef sizes);
 

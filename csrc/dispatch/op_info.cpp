@@ -6,6 +6,7 @@
 #include <c10/util/flat_hash_map.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -17,6 +18,22 @@ namespace revati {
 namespace {
 
 std::mutex mutex;
+ska::flat_hash_map<const c10::FunctionSchema*, std::unique_ptr<OpInfo>> infos;
+std::vector<std::unique_ptr<OpInfo>> retired;  // prices and graphs may still point at them
+std::atomic<uint64_t> generation{1};
+
+/// A schema dies with its library, and its address may come back as another op's: forget what was read off it.
+struct Forget final : c10::OpRegistrationListener {
+  void onOperatorRegistered(const c10::OperatorHandle&) override {}
+  void onOperatorDeregistered(const c10::OperatorHandle& op) override {
+    std::lock_guard lock(mutex);
+    auto it = infos.find(&op.schema());
+    if (it == infos.end()) return;
+    retired.push_back(std::move(it->second));
+    infos.erase(it);
+    generation.fetch_add(1, std::memory_order_relaxed);
+  }
+};
 
 void find_live_args(OpInfo& i, const std::string& name) {
   if (latency_hook().live_args) i.live_args = latency_hook().live_args(name);
@@ -59,26 +76,29 @@ std::unique_ptr<OpInfo> read_schema(const c10::OperatorHandle& op) {
 }  // namespace
 
 const OpInfo& info_of(const c10::OperatorHandle& op) {
-  static ska::flat_hash_map<const c10::FunctionSchema*, std::unique_ptr<OpInfo>> infos;
+  static auto* listening = new c10::RegistrationHandleRAII(c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Forget>()));
+  (void)listening;
   struct Slot {
     const c10::FunctionSchema* key = nullptr;
     const OpInfo* info = nullptr;
+    uint64_t generation = 0;
   };
   static thread_local std::array<Slot, 512> recent;
   const c10::FunctionSchema* key = &op.schema();
   Slot& slot = recent[(reinterpret_cast<uintptr_t>(key) >> 5) % recent.size()];
-  if (slot.key == key) return *slot.info;
+  uint64_t now = generation.load(std::memory_order_relaxed);
+  if (slot.key == key && slot.generation == now) return *slot.info;
   {
     std::lock_guard lock(mutex);
     auto it = infos.find(key);
     if (it != infos.end()) {
-      slot = {key, it->second.get()};
+      slot = {key, it->second.get(), now};
       return *slot.info;
     }
   }
   auto fresh = read_schema(op);  // asks Python for the live arguments: not under the lock
   std::lock_guard lock(mutex);
-  slot = {key, infos.emplace(key, std::move(fresh)).first->second.get()};
+  slot = {key, infos.emplace(key, std::move(fresh)).first->second.get(), now};
   return *slot.info;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/util/Exception.h>
 
+#include "dispatch/kernels.h"
 #include "dispatch/values.h"
 #include "timeline/clock.h"
 
@@ -100,7 +101,7 @@ torch::jit::Stack results_of(const c10::OperatorHandle& op, const OpInfo& info, 
 
 Output Output::like(const at::Tensor& t) {
   Output o;
-  o.dtype = t.scalar_type();
+  o.dtype = kernels::supported(t.scalar_type());
   o.sizes.assign(t.sizes().begin(), t.sizes().end());
   o.strides.assign(t.strides().begin(), t.strides().end());
   o.offset = t.storage_offset();

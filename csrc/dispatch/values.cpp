@@ -32,6 +32,25 @@ void mark_phantom(const at::Tensor& t) {
   if (Block* b = block_of(t.storage().data_ptr())) b->phantom.store(true, std::memory_order_relaxed);
 }
 
+void forget_values(const at::Tensor& t) {
+  if (c10::isIntegralType(t.scalar_type(), true) && t.numel() <= policy().materialise_elements && make_live(t)) {
+    fill_with_policy(host_view(t));
+    mark_invented(t);
+  } else {
+    mark_phantom(t);
+  }
+}
+
+bool is_invented(const at::Tensor& t) {
+  const Block* b = t.numel() ? block_of(t.storage().data_ptr()) : nullptr;
+  return b && b->invented.load(std::memory_order_relaxed);
+}
+
+void mark_invented(const at::Tensor& t) {
+  if (t.numel() == 0) return;
+  if (Block* b = block_of(t.storage().data_ptr())) b->invented.store(true, std::memory_order_relaxed);
+}
+
 void fill_with_policy(const at::Tensor& host) {
   if (host.numel() == 0) return;
   if (c10::isIntegralType(host.scalar_type(), false)) host.fill_(policy().token_id);
@@ -46,6 +65,7 @@ bool make_live(const at::Tensor& t) {
   if (!b->phantom.load(std::memory_order_relaxed)) return true;
   int64_t n = int64_t(t.storage().nbytes() / t.element_size());
   fill_with_policy(at::from_blob(b->ptr, {n}, t.options().device(at::kCPU)));
+  b->invented.store(true, std::memory_order_relaxed);
   b->phantom.store(false, std::memory_order_relaxed);
   return true;
 }

@@ -16,6 +16,10 @@ ValuePolicy& policy();
 bool on_device(const at::Tensor& t);
 bool is_live(const at::Tensor& t);
 void mark_phantom(const at::Tensor& t);
+/// Nobody knows the values of `t` any more: small integers read as the policy says, everything else is phantom.
+void forget_values(const at::Tensor& t);
+bool is_invented(const at::Tensor& t);
+void mark_invented(const at::Tensor& t);
 /// Makes `t` live: where its storage was phantom, everything else in it reads as the policy says.
 /// False if the storage is too large to ever be live.
 bool make_live(const at::Tensor& t);

@@ -6,6 +6,7 @@
 
 #include "device/allocator.h"
 #include "device/backend.h"
+#include "device/fork.h"
 #include "dispatch/fallback.h"
 #include "dispatch/registration.h"
 #include "dispatch/values.h"
@@ -157,6 +158,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("current_device", &current_device);
   m.def("set_device", &set_device);
   m.def("in_bad_fork", &in_bad_fork);
+  m.def("use_device", &use_device);
   m.def("default_generator", &default_generator);
 
   m.def("set_latency", &set_latency);

@@ -1,2 +1,4 @@
 // Link stub for libc10_cuda: only its name is needed.
-int revati_no_c10_cuda(void) { return 0; }
+#include "calls.h"
+
+int revati_no_c10_cuda(void) { CALLED(); return 0; }

@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <unordered_map>
+
 #include "timeline/clock.h"
 
 namespace revati {
@@ -257,7 +259,8 @@ void Timeline::capture_end(const std::shared_ptr<Graph>& g, int device) {
   g->fixed_ns = 0;
   for (auto& n : g->nodes)
     if (!n.reprice) g->fixed_ns += n.duration_ns;
-  graphs_.push_back(g);
+  g->tally = tally_of(*g);
+  tallies_.push_back(g->tally);
   (void)device;
 }
 
@@ -271,6 +274,22 @@ bool Timeline::capturing_any(int device) {
   for (auto& s : streams_[device])
     if (s->graph) return true;
   return false;
+}
+
+std::shared_ptr<GraphTally> Timeline::tally_of(const Graph& g) const {
+  auto tally = std::make_shared<GraphTally>();
+  std::unordered_map<const OpStats*, size_t> index;
+  for (auto& n : g.nodes) {
+    if (!n.stats || n.reprice) continue;
+    auto [it, fresh] = index.emplace(n.stats.get(), tally->shares.size());
+    if (fresh) tally->shares.push_back({n.stats});
+    GraphTally::Share& share = tally->shares[it->second];
+    int64_t kernel_ns = n.duration_ns - costs_.graph_gap_ns;
+    share.count++;
+    share.total_ns += kernel_ns;
+    tally->kernel_ns += kernel_ns;
+  }
+  return tally;
 }
 
 // Several streams were captured: walk the nodes with one tail a stream. Markers keep the tail that a join takes over.
@@ -297,12 +316,18 @@ void Timeline::replay(Graph& g, int device) {
     GraphNode& n = g.nodes[size_t(i)];
     n.duration_ns = n.reprice() + costs_.graph_gap_ns;
     live_ns += n.duration_ns;
-    n.stats->count++;
-    n.stats->total_ns += n.duration_ns - costs_.graph_gap_ns;
   }
   std::lock_guard lock(mutex_);
+  for (int i : g.live_nodes) {
+    GraphNode& n = g.nodes[size_t(i)];
+    int64_t kernel_ns = n.duration_ns - costs_.graph_gap_ns;
+    n.stats->count++;
+    n.stats->total_ns += kernel_ns;
+    busy_ns_ += kernel_ns;
+  }
   int64_t total = g.streams == 1 ? g.fixed_ns + live_ns : evaluate(g);
-  g.replays++;
+  g.tally->replays++;
+  busy_ns_ += g.tally->kernel_ns;
   HostClock::charge_ns(costs_.graph_launch_ns);
   int64_t stream = current(device);
   Stream& s = at(device, stream);
@@ -317,7 +342,6 @@ void Timeline::replay(Graph& g, int device) {
   } else {
     s.tail.delay(total);
   }
-  busy_ns_ += total;
   if (tracing_) {
     int64_t t = start;
     for (auto& n : g.nodes) {
@@ -341,15 +365,14 @@ std::shared_ptr<OpStats> Timeline::stats(const std::string& name, const std::str
 
 std::vector<OpStats> Timeline::collect_stats() {
   std::lock_guard lock(mutex_);
-  for (auto& w : graphs_)
-    if (auto g = w.lock()) {
-      for (auto& n : g->nodes)
-        if (n.stats && !n.reprice) {
-          n.stats->count += g->replays;
-          n.stats->total_ns += g->replays * (n.duration_ns - costs_.graph_gap_ns);
-        }
-      g->replays = 0;
+  for (auto& tally : tallies_) {
+    for (auto& share : tally->shares) {
+      share.stats->count += tally->replays * share.count;
+      share.stats->total_ns += tally->replays * share.total_ns;
     }
+    tally->replays = 0;
+  }
+  std::erase_if(tallies_, [](auto& tally) { return tally.use_count() == 1; });  // the graph is gone
   std::vector<OpStats> out;
   for (auto& s : all_stats_)
     if (s->count) out.push_back(*s);

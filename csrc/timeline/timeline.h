@@ -42,13 +42,25 @@ struct GraphNode {
   std::function<void()> rerun;    // computes live values again
 };
 
+/// What each replay of a graph adds to the statistics. The timeline keeps it beyond the graph's life.
+struct GraphTally {
+  struct Share {
+    std::shared_ptr<OpStats> stats;
+    int64_t count = 0, total_ns = 0;
+  };
+  std::vector<Share> shares;      // one for each kind of launch whose price is fixed
+  int64_t kernel_ns = 0;          // their sum
+  int64_t replays = 0;            // since the last collection
+};
+
 struct Graph {
   std::vector<GraphNode> nodes;
   std::vector<int> rerun_nodes, live_nodes;
   std::vector<uint32_t> groups;   // whose collectives it holds, each once
   int streams = 1;
   int64_t fixed_ns = 0;           // sum of the nodes that never change, when one stream was captured
-  int64_t replays = 0, device = 0;
+  int64_t device = 0;
+  std::shared_ptr<GraphTally> tally;
   bool capturing = false, ready = false;
   std::pair<uint64_t, uint64_t> pool{0, 0};
 };
@@ -115,6 +127,7 @@ class Timeline {
                                  const std::string& shapes);
   std::vector<OpStats> collect_stats();
   void reset_stats();
+  /// Sum of the durations of all kernels so far, without the gaps between them.
   int64_t busy_ns() const { return busy_ns_; }
   int64_t launches() const { return launches_; }
 
@@ -126,10 +139,11 @@ class Timeline {
   void wait(When w);
   void note(int device, int64_t stream, int64_t start_ns, int64_t duration_ns, const std::shared_ptr<OpStats>& s);
   int64_t evaluate(Graph& g);
+  std::shared_ptr<GraphTally> tally_of(const Graph& g) const;
 
   mutable std::mutex mutex_;
   std::vector<std::vector<std::unique_ptr<Stream>>> streams_;
-  std::vector<std::weak_ptr<Graph>> graphs_;
+  std::vector<std::shared_ptr<GraphTally>> tallies_;
   std::vector<std::shared_ptr<OpStats>> all_stats_;
   std::vector<TraceRow> rows_;
   HostCosts costs_;
