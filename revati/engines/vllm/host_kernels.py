@@ -136,13 +136,14 @@ def _expand_idx_mapping(a: dict[str, Any], grid: tuple[int, ...]) -> None:
 
 @host_kernel("_combine_sampled_and_draft_tokens_kernel")
 def _combine_sampled_and_draft_tokens(a: dict[str, Any], grid: tuple[int, ...]) -> None:
-    """Which rows of the hidden states become logits: the last ones of each request. Token ids stay unknown."""
+    """Which rows of the hidden states become logits: the last of each request. Token ids stay unknown."""
     n = grid[0]
     bounds = _array(a["cu_num_logits_ptr"])[: n + 1].astype(numpy.int64)
     counts = numpy.diff(bounds)
     first_rows = _array(a["query_start_loc_ptr"])[1 : n + 1] - counts
     within = numpy.arange(int(counts.sum())) - numpy.repeat(bounds[:-1] - bounds[0], counts)
-    _array(a["logits_indices_ptr"])[int(bounds[0]) : int(bounds[-1])] = numpy.repeat(first_rows, counts) + within
+    rows = numpy.repeat(first_rows, counts) + within
+    _array(a["logits_indices_ptr"])[int(bounds[0]) : int(bounds[-1])] = rows
 
 
 @host_kernel("_gumbel_sample_kernel")
