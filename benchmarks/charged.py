@@ -1,9 +1,9 @@
-"""Does charged virtual time agree with real time? The same engine and load with and without the clock, side by side.
+"""Does charged virtual time agree with real time? The same engine and load with and without the clock.
 
-`python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real; its worker is
-busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU either. Both sides run in
-turn, `repeats` times; each metric is the median over rounds. Exit code 1 where TPOT or E2E differ by more than
-`--limit`. Real-time runs mean something only on an idle machine: the load average is printed.
+`python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real; its
+worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU either. Both
+sides run in turn, `repeats` times; each metric is the median over rounds. Exit code 1 where TPOT or E2E differ by
+more than `--limit`. Real-time runs mean something only on an idle machine: the load average is printed.
 """
 
 from __future__ import annotations
@@ -67,11 +67,12 @@ def metrics(requests: list[dict[str, Any]], output_tokens: int) -> dict[str, flo
     }
 
 
-def compare(engine: str, step_ms: float, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(engine: str, step_ms: float, overlap: bool, arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of both sides and their ratios."""
     spec = {
         "engine": engine,
         "step_ms": step_ms,
+        "overlap": overlap,
         "rounds": arguments.rounds,
         "requests": arguments.requests,
         "gap_ms": 1.7 * step_ms,
@@ -84,7 +85,7 @@ def compare(engine: str, step_ms: float, arguments: argparse.Namespace) -> dict[
         for side, cpu_time in (("real", None), ("charged", "charged")):
             loads.append(os.getloadavg()[0])
             found[side] += [metrics(rows, arguments.output_tokens) for rows in play(spec, cpu_time)]
-    row: dict[str, Any] = {"engine": engine, "step_ms": step_ms, "load": max(loads)}
+    row: dict[str, Any] = {"engine": engine, "step_ms": step_ms, "overlap": overlap, "load": max(loads)}
     for name in METRICS:
         real, charged = (median(each[name] for each in found[side]) for side in ("real", "charged"))
         row[name] = {"real": real, "charged": charged, "ratio": charged / real}
@@ -95,13 +96,14 @@ def compare(engine: str, step_ms: float, arguments: argparse.Namespace) -> dict[
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """One row a metric."""
     table = Table(box=box.SIMPLE_HEAD)
-    for header in ("engine", "step ms", "metric", "real", "charged", "charged / real", "load"):
-        table.add_column(header, justify="left" if header in ("engine", "metric") else "right")
+    for header in ("engine", "step ms", "overlap", "metric", "real", "charged", "charged / real", "load"):
+        table.add_column(header, justify="left" if header in ("engine", "overlap", "metric") else "right")
     for row in rows:
         for name in METRICS:
             cell = row[name]
             figures = (f"{cell['real']:.3f}", f"{cell['charged']:.3f}", f"{cell['ratio']:.4f}")
-            table.add_row(row["engine"], f"{row['step_ms']:g}", name, *figures, f"{row['load']:.2f}")
+            overlap = "yes" if row["overlap"] else "no"
+            table.add_row(row["engine"], f"{row['step_ms']:g}", overlap, name, *figures, f"{row['load']:.2f}")
     return table
 
 
@@ -109,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.charged", description=__doc__)
     parser.add_argument("--engine", choices=("async", "offline", "both"), default="both")
+    parser.add_argument("--overlap", choices=("yes", "no", "both"), default="both", help="async scheduling")
     parser.add_argument("--step-ms", default="5,20")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each side")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the load in each run")
@@ -118,8 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
     engines = ("async", "offline") if arguments.engine == "both" else (arguments.engine,)
+    overlaps = {"both": (True, False), "yes": (True,), "no": (False,)}[arguments.overlap]
     rows = [
-        compare(engine, float(step), arguments) for engine in engines for step in arguments.step_ms.split(",")
+        compare(engine, float(step), overlap, arguments)
+        for engine in engines
+        for overlap in overlaps
+        for step in arguments.step_ms.split(",")
     ]
     Console(highlight=False).print(table_of(rows))
     if arguments.json is not None:

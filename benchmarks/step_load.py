@@ -1,9 +1,9 @@
 """A vLLM whose steps take a known time, under a small load: when did each request and each token come?
 
-`python -m benchmarks.step_load SPEC`: SPEC is a JSON file with `engine` ("async" or "offline"), `model`, `step_ms`,
-`rounds`, `requests` (in each round), `gap_ms` (between arrivals; "async" only), `prompt_tokens`, `output_tokens` and
-`output`. The result lists, for every round and request, the seconds at which it arrived, its tokens came ("offline": its
-first and last) and it ended.
+`python -m benchmarks.step_load SPEC`: SPEC is a JSON file with `engine` ("async" or "offline"), `model`,
+`step_ms`, `overlap` (schedule while the device works), `rounds`, `requests` (in each round), `gap_ms` (between
+arrivals; "async" only), `prompt_tokens`, `output_tokens` and `output`. The result lists, for every round and
+request, the seconds at which it arrived, its tokens came ("offline": its first and last) and it ended.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def _engine_args(spec: dict[str, Any]) -> dict[str, Any]:
         "max_num_seqs": 64,
         "worker_cls": "benchmarks.step_worker.StepWorker",
         "additional_config": {"step_ms": spec["step_ms"]},
+        "async_scheduling": spec["overlap"],
         "enable_prefix_caching": False,
         "disable_log_stats": False,
     }
