@@ -26,7 +26,10 @@ static int64_t charged() {
   Slot* s = own_slot();
   int64_t cpu = self.pauses ? self.paused_cpu : thread_cpu();
   int64_t own = cpu - s->cpu.load(std::memory_order_relaxed);
-  return s->base.load(std::memory_order_relaxed) + (own > 0 ? int64_t(double(own) * page->cpu_factor) : 0);
+  if (own <= 0) return s->base.load(std::memory_order_relaxed);
+  int64_t cold = own < self.cold ? own : self.cold;
+  double work = (double(own) + double(cold) * page->cold_share) * page->cpu_factor;
+  return s->base.load(std::memory_order_relaxed) + int64_t(work);
 }
 
 void start_charging() {
@@ -35,7 +38,19 @@ void start_charging() {
   Slot* s = self.slot;
   s->base = page->now.load();
   s->cpu = cpu;
+  self.cold = 0;
   if (self.pauses) self.paused_cpu = cpu;
+}
+
+// A jump takes no time and leaves caches warm; a real wait of this length is late and does not. Those who wait for the
+// device spin in reality, and retries of a timed lock are the shim's own.
+void charge_wake(bool by_timer) {
+  constexpr int64_t kLongWait = 1'000'000, kColdWork = 400'000;  // ns
+  Slot* s = self.slot;
+  uint32_t kind = s->kind.load(std::memory_order_relaxed), call = s->call.load(std::memory_order_relaxed);
+  if (kind == kSpin || call == kDevice || call == kMutex || call == kClockLoop) return;
+  if (page->now.load() - self.wait_began >= kLongWait) self.cold = kColdWork;
+  s->base += page->wake_cost + (by_timer ? page->timer_slack : 0);
 }
 
 // Modelled host work is a sleep where CPU time does not count.

@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 
 namespace revati::warp {
@@ -32,6 +33,7 @@ static const timespec kLook = {0, 0}, kPatience = {5, 0};
 // call(timeout, mask) is the real wait; `timeout` is a look (0) or kPatience.
 template <class F>
 static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* given, F&& wait) {
+  before_look();
   long r = wait(&kLook, nullptr);
   if (r != 0) {
     productive();
@@ -67,9 +69,18 @@ static bool is_blocking(int fd) {
   return flags >= 0 && !(flags & O_NONBLOCK);
 }
 
+// ns; 0: none. The kernel's own timeout is real time.
+static int64_t receive_timeout(int fd) {
+  timeval t;
+  socklen_t size = sizeof t;
+  if (sys(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, long(&t), long(&size)) != 0) return 0;
+  return t.tv_sec * 1000000000LL + t.tv_usec * 1000LL;
+}
+
 template <class F>
 static long read_like(int fd, bool dont_wait, Call call, F&& read) {
   if (!page) return ret(read());
+  before_look();
   if (!is_idle(fd, POLLIN)) {
     long r = read();
     if (r > 0) productive();
@@ -80,6 +91,15 @@ static long read_like(int fd, bool dont_wait, Call call, F&& read) {
     if (r == -EAGAIN) empty_look(call);
     else productive();
     return ret(r);
+  }
+  if (int64_t timeout = receive_timeout(fd)) {
+    pollfd p = {fd, POLLIN, 0};
+    long ready = wait_for_descriptors(timeout, call, nullptr, [&](const timespec* t, const void* mask) {
+      timespec copy = *t;
+      return sys(SYS_ppoll, long(&p), 1, long(&copy), long(mask), 8);
+    });
+    if (ready == 0) errno = EAGAIN;
+    return ready > 0 ? ret(read()) : -1;
   }
   long r;
   {

@@ -77,7 +77,9 @@ struct Page {
   std::atomic<int64_t> base_real;  // moves when the program sets the clock
   int64_t real_start;              // wall: the real monotonic clock at virtual time 0
   double cpu_factor;
-  int64_t wake_cost;               // charged: host ns added for each wake-up from a real wait
+  int64_t timer_slack;             // charged: ns by which the kernel lets a thread's timer be late
+  int64_t wake_cost;               // charged: ns from the end of a wait to the thread's first instruction
+  double cold_share;               // charged: first work after a long wait takes so much longer
   alignas(128) std::atomic<int64_t> now;      // virtual ns, never goes back
   std::atomic<int64_t> skipped;               // wall: ns jumped over so far
   alignas(128) std::atomic<int32_t> running;  // hint: slots in Run or Fired

@@ -94,6 +94,7 @@ struct ExecSlot {
     word = slot->word.load();
     slot->pid = pid;
     slot->tid = pid;
+    self.started_program = true;  // of the parent, whose memory this is
   }
   ~ExecSlot() {  // exec failed
     if (slot) return_slot(slot, word);
@@ -124,6 +125,7 @@ static int spawn(pid_t* out, F&& real) {
     slot->pid = uint32_t(pid);
     slot->tid = uint32_t(pid);
   }
+  self.started_program = !error;
   return error;
 }
 
@@ -214,6 +216,7 @@ EXPORT int posix_spawnp(pid_t* pid, const char* file, const posix_spawn_file_act
 EXPORT pid_t wait4(pid_t pid, int* status, int options, rusage* usage) {
   auto call = [&](int o) { return sys(SYS_wait4, pid, long(status), o, long(usage)); };
   if (!page) return pid_t(ret(call(options)));
+  before_look();
   long r = call(options | WNOHANG);
   if (r != 0 || options & WNOHANG) {
     if (r == 0) empty_look(kWaitPid);
@@ -230,6 +233,7 @@ EXPORT pid_t wait(int* status) { return wait4(-1, status, 0, nullptr); }
 EXPORT pid_t wait3(int* status, int options, rusage* usage) { return wait4(-1, status, options, usage); }
 EXPORT int waitid(idtype_t type, id_t id, siginfo_t* info, int options) {
   auto call = [&](int o) { return sys(SYS_waitid, type, id, long(info), o, 0); };
+  if (page) before_look();
   if (!page || options & WNOHANG) return int(ret(call(options)));
   long r;
   {

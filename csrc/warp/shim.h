@@ -65,9 +65,12 @@ struct Self {
   int64_t read_before; // free: the one before it
   int64_t pending;     // modelled host work that has not been realised yet
   int64_t paused_cpu;  // thread CPU time when Revati's own work began
+  int64_t wait_began;  // charged
+  int64_t cold;        // charged: this much CPU time from the last wake runs on cold caches
   uint32_t pauses;
   uint32_t reads;      // clock reads since the last wait
   volatile int woken;  // set by the handler of kWakeSignal
+  bool started_program;  // serial: gives its turn away before it looks what came of that
   struct Spin {
     uint32_t looks, reads_before;
     bool parked;       // parked at least once since the last success
@@ -96,6 +99,10 @@ int sleep_until(int64_t deadline, Call call);         // 0, or EINTR when a sign
 enum class Woken { changed, deadline, timeout, signal };
 Woken wait_on_word(uint32_t* word, uint32_t value, bool is_private, int64_t deadline, Call call);
 void wait_turn_at_start();                            // deterministic mode: a new thread asks for its turn
+void give_way_to_program();
+inline void before_look() {                           // before every look at what others have sent
+  if (__builtin_expect(self.started_program, 0)) give_way_to_program();
+}
 void die_if_abandoned();                              // ends the process when the timekeeper is gone
 struct Blocked {                                      // marks a plain blocking call
   explicit Blocked(Call call);
@@ -110,6 +117,7 @@ void publish();                                       // before anything another
 void publish_send();
 void publish_memory_send();
 void start_charging();                                // this thread begins a stretch of work at the clock's time
+void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 
 // spin.cpp
 void empty_look(Call call);                           // a non-blocking look found nothing

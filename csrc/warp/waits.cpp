@@ -23,6 +23,7 @@ static void stopped_running() {
 void enter_wait(int64_t deadline, Kind kind, Call call) {
   Slot* s = own_slot();
   publish();
+  self.wait_began = page->now.load();
   s->deadline = deadline;
   s->kind = kind;
   s->call = call;
@@ -67,20 +68,33 @@ bool leave_wait() {
   if (state_of(last) == kFired) s->word.store(pack(generation_of(last) + 1, kRun));
   if (s->kind.load(std::memory_order_relaxed) != kSpin) page->activity++;
   start_charging();
-  if (page->mode == kCharged && by_itself) s->base += page->wake_cost;
+  if (page->mode == kCharged) charge_wake(!by_itself);
   self.reads = 0;
   return !by_itself;
 }
 
-void wait_turn_at_start() {
-  if (!page->serial) return;
+static void ask_for_turn(Call call) {
   Slot* s = self.slot;
-  s->call = kStart;
+  s->call = call;
   s->word.store(pack(generation_of(s->word.load()) + 1, kReady));
   stopped_running();
   wait_turn();
   s->word.store(pack(generation_of(s->word.load()) + 1, kRun));
   start_charging();
+}
+
+void wait_turn_at_start() {
+  if (page->serial) ask_for_turn(kStart);
+}
+
+// A program without the shim runs beside its parent: whether its output is there at a look would be chance. The
+// timekeeper gives no turn while such a program computes.
+void give_way_to_program() {
+  self.started_program = false;
+  if (!page->serial) return;
+  own_slot();
+  publish();
+  ask_for_turn(kStart);
 }
 
 int sleep_until(int64_t deadline, Call call) {

@@ -44,9 +44,10 @@ def build_app() -> typer.Typer:
     ) -> None:
         """Run unmodified LLM serving engines on a virtual GPU, in virtual time."""
 
-    from revati.cli import bench, models, run
+    from revati.cli import bench, doctor, models, run
 
     run.register(app)
+    doctor.register(app)
     models.register(app)
     app.add_typer(bench.build_app(), name="bench")
     _mount_profile(app)

@@ -17,6 +17,11 @@ WAITS = {
     "poll": ("select.poll().poll(9000)", 9),
     "epoll": ("select.epoll().poll(8)", 8),
     "socket_timeout": ("s, o = socket.socketpair(); s.settimeout(6)\ntake(lambda: s.recv(1), OSError)", 6),
+    "receive_timeout": ("s, o = socket.socketpair(); limit(s, 7.5)\ntake(lambda: s.recv(1), OSError)", 7.5),
+    "accept_timeout": ("s = socket.create_server(('127.0.0.1', 0)); limit(s, 4)\ntake(s.accept, OSError)", 4),
+    "data_before_receive_timeout": (
+        "s, o = socket.socketpair(); limit(s, 90)\n"
+        "threading.Timer(2.5, o.send, [b'x']).start(); assert s.recv(1) == b'x'", 2.5),
     "sigtimedwait": ("signal.sigtimedwait([signal.SIGUSR1], 5)", 5),
     "alarm": ("signal.signal(signal.SIGALRM, lambda *a: 0); signal.alarm(20); signal.pause()", 20),
     "itimer": ("signal.signal(signal.SIGALRM, lambda *a: 0)\n"
@@ -35,8 +40,11 @@ WAITS = {
                         "while not done: time.sleep(0)", 0.2),
 }
 HEAD = """
-import asyncio, json, multiprocessing, os, queue, select, signal, socket, subprocess, threading, time
+import asyncio, json, multiprocessing, os, queue, select, signal, socket, struct, subprocess, threading, time
 done = []
+def limit(s, seconds):
+    value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 def take(f, error):
     try: f()
     except error: pass

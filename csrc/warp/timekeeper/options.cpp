@@ -51,6 +51,10 @@ Options parse_options(int argc, char** argv) {
       o.spin_looks = unsigned(number(name, value(), 1));
     } else if (name == "--wake-cost-us") {
       o.wake_cost_us = number(name, value(), 0);
+    } else if (name == "--timer-slack-us") {
+      o.timer_slack_us = number(name, value(), 0);
+    } else if (name == "--cold-share") {
+      o.cold_share = number(name, value(), 0);
     } else if (name == "--time-log") {
       o.time_log = value();
     } else if (name == "--stats") {

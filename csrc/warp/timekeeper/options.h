@@ -24,7 +24,9 @@ struct Options {
   bool remove_run_dir = false;  // when the launcher is gone
   double grace = 10;          // real seconds between a termination signal and its enforcement
   unsigned spin_looks = 64;
-  double wake_cost_us = 0;
+  double timer_slack_us = 50;  // Linux's own default for ordinary threads
+  double wake_cost_us = 30;
+  double cold_share = 0.35;
   std::vector<char*> command; // ends with a null pointer
 };
 

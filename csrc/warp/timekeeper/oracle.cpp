@@ -80,6 +80,24 @@ int64_t Oracle::cpu_ns(int slot, uint32_t pid, uint32_t tid) {
   return read_schedstat(slot, pid, tid, v) ? int64_t(v[0]) : -1;
 }
 
+uint64_t Oracle::progress(int slot, uint32_t pid, uint32_t tid) {
+  if (!open_files(slot, pid, tid)) return 0;
+  char text[512], path[64];
+  unsigned long long small_faults = 0, large_faults = 0, reads = 0, writes = 0;
+  ssize_t n = pread(files_[size_t(slot)].stat, text, sizeof text - 1, 0);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  if (const char* end = strrchr(text, ')'))
+    sscanf(end + 2, "%*c %*d %*d %*d %*d %*d %*u %llu %*u %llu", &small_faults, &large_faults);
+  snprintf(path, sizeof path, "/proc/%u/task/%u/io", pid, tid);
+  if (FILE* f = fopen(path, "re")) {  // not in every kernel
+    if (fscanf(f, "rchar: %*u wchar: %*u syscr: %llu syscw: %llu", &reads, &writes) != 2) reads = writes = 0;
+    fclose(f);
+  }
+  reads_ += 2;
+  return small_faults + large_faults + reads + writes;
+}
+
 char process_state(uint32_t pid) {
   char path[64];
   snprintf(path, sizeof path, "/proc/%u/task", pid);

@@ -17,6 +17,8 @@ class Oracle {
   uint64_t run_count(int slot, uint32_t pid, uint32_t tid);
   // CPU time as of the kernel's last look at it, ns; -1: unknown.
   int64_t cpu_ns(int slot, uint32_t pid, uint32_t tid);
+  // Grows when the thread touches new memory or reads or writes: a sign that it works and does not spin.
+  uint64_t progress(int slot, uint32_t pid, uint32_t tid);
   void forget(int slot);
   uint64_t reads() const { return reads_; }
 

@@ -62,7 +62,9 @@ static Page* make_page(const Options& o, const std::string& path) {
   page->spin_looks = o.spin_looks;
   page->timekeeper = uint32_t(getpid());
   page->cpu_factor = o.cpu_factor;
+  page->timer_slack = int64_t(o.timer_slack_us * 1000);
   page->wake_cost = int64_t(o.wake_cost_us * 1000);
+  page->cold_share = o.cold_share;
   page->real_start = real_now();
   page->base_real = o.has_epoch ? int64_t(o.epoch * 1e9) : clock_ns(CLOCK_REALTIME);
   // In `free` also the absolute monotonic times are the same in every run, to the last bit of a float.

@@ -335,11 +335,16 @@ void Waves::tick() {
 }
 
 void Waves::relieve() {
-  constexpr int64_t kPatience = 250'000'000;  // ns of CPU time in one turn
+  constexpr int64_t kPatience = 2'000'000'000;  // ns of CPU time
   if (!page_->serial || last_busy_ < 0 || real_now() - last_grant_ < kPatience) return;
+  last_grant_ = real_now() - kPatience + kPatience / 10;  // look again soon
   const Slot& s = page_->slot[last_busy_];
   int64_t cpu = oracle_.cpu_ns(last_busy_, s.pid, s.tid);
-  if (runner_cpu_ < 0 || cpu < runner_cpu_) runner_cpu_ = cpu;
+  uint64_t progress = oracle_.progress(last_busy_, s.pid, s.tid);
+  if (runner_cpu_ < 0 || cpu < runner_cpu_ || progress != runner_progress_) {
+    runner_cpu_ = cpu;
+    runner_progress_ = progress;
+  }
   if (cpu - runner_cpu_ < kPatience) return;
   int runner = last_busy_;
   if (give_turn()) counters.forced_turns++;

@@ -30,7 +30,8 @@ class Waves {
   bool advance();
   // While somebody runs: wakes those whose deadline the moving clock has passed (charged, wall).
   void tick();
-  // While somebody computes for long and others are ready: give the next turn all the same.
+  // While somebody seems to spin on memory (it computes for long, touches nothing new, reads and writes nothing) and
+  // others are ready: give the next turn all the same. What it spins for may be theirs to do.
   void relieve();
   // Earliest deadline of all, or kNever.
   int64_t next_deadline() const;
@@ -73,7 +74,8 @@ class Waves {
   std::set<std::string> told_;
   int last_busy_ = -1;
   int64_t last_grant_ = 0;   // real time
-  int64_t runner_cpu_ = -1;  // CPU time of last_busy_ when its turn began
+  int64_t runner_cpu_ = -1;  // CPU time of last_busy_ when it was last seen to make progress
+  uint64_t runner_progress_ = 0;
 };
 
 }  // namespace revati::warp

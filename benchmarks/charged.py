@@ -1,0 +1,140 @@
+"""Does charged virtual time agree with real time? The same engine and load with and without the clock.
+
+`python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real; its
+worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU either. Both
+sides run in turn, `repeats` times; each metric is the median over rounds. Exit code 1 where TPOT or E2E differ by
+more than `--limit`. Real-time runs mean something only on an idle machine: the load average is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from revati.cli.environment import RunOptions, build_environment
+from revati.cli.world import make_run_dir, remove_run_dir, run_world
+from revati.models.catalogue import find_model
+from revati.models.materialise import materialise
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+METRICS = ("ttft_ms", "tpot_ms", "e2e_ms")
+LIMITED = ("tpot_ms", "e2e_ms")
+
+
+def play(spec: dict[str, Any], cpu_time: str | None) -> list[list[dict[str, Any]]]:
+    """One run of `benchmarks.step_load`: in virtual time of this kind, or without the clock (None)."""
+    options = RunOptions("h100_sxm", cpu_time=cpu_time or "charged", exit_when_stuck=True)
+    entry = find_model(_MODEL)
+    assert entry is not None
+    run_dir = make_run_dir()
+    try:
+        output, file = run_dir / "steps.json", run_dir / "steps-spec.json"
+        file.write_text(json.dumps({**spec, "model": str(materialise(entry)), "output": str(output)}))
+        command = [sys.executable, "-m", "benchmarks.step_load", str(file)]
+        env = dict(os.environ)
+        env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
+        if cpu_time is None:
+            code = subprocess.run(command, env=build_environment(options, run_dir, env)).returncode
+        else:
+            code = run_world(command, options, run_dir=run_dir, base_env=env).exit_code
+        if code != 0:
+            raise SystemExit(f"the load ended with code {code}")
+        rounds: list[list[dict[str, Any]]] = json.loads(output.read_text())
+        return rounds
+    finally:
+        remove_run_dir(run_dir)
+
+
+def metrics(requests: list[dict[str, Any]], output_tokens: int) -> dict[str, float]:
+    """Means over the requests of one round."""
+    tokens = [row["token_s"] for row in requests]
+    return {
+        "ttft_ms": fmean(t[0] - row["arrival_s"] for t, row in zip(tokens, requests, strict=True)) * 1e3,
+        "tpot_ms": fmean((t[-1] - t[0]) / (output_tokens - 1) for t in tokens) * 1e3,
+        "e2e_ms": fmean(row["end_s"] - row["arrival_s"] for row in requests) * 1e3,
+    }
+
+
+def compare(engine: str, step_ms: float, overlap: bool, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Medians of both sides and their ratios."""
+    spec = {
+        "engine": engine,
+        "step_ms": step_ms,
+        "overlap": overlap,
+        "rounds": arguments.rounds,
+        "requests": arguments.requests,
+        "gap_ms": 1.7 * step_ms,
+        "prompt_tokens": 64,
+        "output_tokens": arguments.output_tokens,
+    }
+    found: dict[str, list[dict[str, float]]] = {"real": [], "charged": []}
+    loads = []
+    for _ in range(arguments.repeats):
+        for side, cpu_time in (("real", None), ("charged", "charged")):
+            loads.append(os.getloadavg()[0])
+            found[side] += [metrics(rows, arguments.output_tokens) for rows in play(spec, cpu_time)]
+    row: dict[str, Any] = {"engine": engine, "step_ms": step_ms, "overlap": overlap, "load": max(loads)}
+    for name in METRICS:
+        real, charged = (median(each[name] for each in found[side]) for side in ("real", "charged"))
+        row[name] = {"real": real, "charged": charged, "ratio": charged / real}
+    row["rounds"] = found
+    return row
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> Table:
+    """One row a metric."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for header in ("engine", "step ms", "overlap", "metric", "real", "charged", "charged / real", "load"):
+        table.add_column(header, justify="left" if header in ("engine", "overlap", "metric") else "right")
+    for row in rows:
+        for name in METRICS:
+            cell = row[name]
+            figures = (f"{cell['real']:.3f}", f"{cell['charged']:.3f}", f"{cell['ratio']:.4f}")
+            overlap = "yes" if row["overlap"] else "no"
+            table.add_row(row["engine"], f"{row['step_ms']:g}", overlap, name, *figures, f"{row['load']:.2f}")
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.charged", description=__doc__)
+    parser.add_argument("--engine", choices=("async", "offline", "both"), default="both")
+    parser.add_argument("--overlap", choices=("yes", "no", "both"), default="both", help="async scheduling")
+    parser.add_argument("--step-ms", default="5,20")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each side")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the load in each run")
+    parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--output-tokens", type=int, default=60)
+    parser.add_argument("--limit", type=float, default=0.03, help="largest deviation of a ratio from 1")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args(argv)
+    engines = ("async", "offline") if arguments.engine == "both" else (arguments.engine,)
+    overlaps = {"both": (True, False), "yes": (True,), "no": (False,)}[arguments.overlap]
+    rows = [
+        compare(engine, float(step), overlap, arguments)
+        for engine in engines
+        for overlap in overlaps
+        for step in arguments.step_ms.split(",")
+    ]
+    Console(highlight=False).print(table_of(rows))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    worst = max(abs(row[name]["ratio"] - 1) for row in rows for name in LIMITED)
+    print(f"largest deviation of TPOT and E2E: {worst:.2%} (limit {arguments.limit:.0%})")
+    return 0 if worst <= arguments.limit else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

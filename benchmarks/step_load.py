@@ -1,0 +1,97 @@
+"""A vLLM whose steps take a known time, under a small load: when did each request and each token come?
+
+`python -m benchmarks.step_load SPEC`: SPEC is a JSON file with `engine` ("async" or "offline"), `model`,
+`step_ms`, `overlap` (schedule while the device works), `rounds`, `requests` (in each round), `gap_ms` (between
+arrivals; "async" only), `prompt_tokens`, `output_tokens` and `output`. The result lists, for every round and
+request, the seconds at which it arrived, its tokens came ("offline": its first and last) and it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def _engine_args(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": spec["model"],
+        "load_format": "dummy",
+        "max_model_len": 2048,
+        "max_num_seqs": 64,
+        "worker_cls": "benchmarks.step_worker.StepWorker",
+        "additional_config": {"step_ms": spec["step_ms"]},
+        "async_scheduling": spec["overlap"],
+        "enable_prefix_caching": False,
+        "disable_log_stats": False,
+    }
+
+
+def _prompt(number: int, spec: dict[str, Any]) -> dict[str, list[int]]:
+    ids = [2000 + (number * 7919 + position) % 20000 for position in range(spec["prompt_tokens"])]
+    return {"prompt_token_ids": ids}
+
+
+def _parameters(output_tokens: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(max_tokens=output_tokens, ignore_eos=True, temperature=0.0)
+
+
+async def _async(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(spec)))
+
+    async def one(name: str, number: int, output_tokens: int, start_s: float = 0.0) -> dict[str, Any]:
+        await asyncio.sleep(max(0.0, start_s - time.monotonic()))
+        arrival_s, token_s = time.monotonic(), []
+        async for output in engine.generate(
+            _prompt(number, spec), _parameters(output_tokens), request_id=f"{name}-{number}"
+        ):
+            new = len(output.outputs[0].token_ids) - len(token_s)
+            token_s += [time.monotonic()] * new
+        return {"arrival_s": arrival_s, "token_s": token_s, "end_s": time.monotonic()}
+
+    await asyncio.gather(*[one("first-use", number, 4) for number in range(4)])
+    rounds = []
+    for turn in range(spec["rounds"]):
+        begin_s, gap_s = time.monotonic() + 0.1, spec["gap_ms"] / 1e3
+        requests = [
+            one(f"round-{turn}", number, spec["output_tokens"], begin_s + number * gap_s)
+            for number in range(spec["requests"])
+        ]
+        rounds.append(list(await asyncio.gather(*requests)))
+    engine.shutdown(timeout=30.0)
+    return rounds
+
+
+def _offline(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    from vllm import LLM
+
+    llm = LLM(**_engine_args(spec))
+    prompts = [_prompt(number, spec) for number in range(spec["requests"])]
+    llm.generate(prompts[:4], _parameters(4), use_tqdm=False)
+    rounds = []
+    for _ in range(spec["rounds"]):
+        begin_s = time.monotonic()
+        outputs = llm.generate(prompts, _parameters(spec["output_tokens"]), use_tqdm=False)
+        end_s = time.monotonic()
+        seen = [[output.metrics.first_token_ts, output.metrics.last_token_ts] for output in outputs]
+        rounds.append([{"arrival_s": begin_s, "token_s": tokens, "end_s": end_s} for tokens in seen])
+    return rounds
+
+
+def main() -> None:
+    """Carry out the spec whose file is the only argument."""
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    rounds = asyncio.run(_async(spec)) if spec["engine"] == "async" else _offline(spec)
+    Path(spec["output"]).write_text(json.dumps(rounds))
+
+
+if __name__ == "__main__":
+    main()
