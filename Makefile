@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# ninja lies there: it builds side by side, and only what changed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMPS := $(VENV)/.stamps
 TORCH := torch==2.13.0
 TORCH_PIP_ARGS ?=  # where pip does not find the CPU build by itself

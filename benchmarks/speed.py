@@ -20,7 +20,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from revati.bench.plan import EMULATED_COMPILATION
 from revati.cli.environment import RunOptions, build_environment
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.models.catalogue import find_model
@@ -82,7 +81,6 @@ def engine_args(setup: Setup) -> dict[str, Any]:
         "model": str(materialise(entry)),
         "load_format": "dummy",
         "max_model_len": 4096,
-        "compilation_config": EMULATED_COMPILATION,
         **setup.engine_args,
     }
 

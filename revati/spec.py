@@ -102,6 +102,10 @@ class GpuSpec(BaseModel):
     kernel_launch_ns: float = Field(gt=0, lt=1e6, description="host cost of one eager launch")
     graph_launch_ns: float = Field(gt=0, lt=1e6, description="host cost of one cudaGraphLaunch")
     graph_kernel_gap_ns: float = Field(ge=0, lt=1e5, description="idle time between two kernels of one graph")
+    compiled_call_ns: float = Field(
+        25_000, ge=0, lt=1e6, description="host cost of calling one compiled graph outside of CUDA graphs, its launches "
+        "not counted: checks of its inputs and allocation of its buffers; an estimate"
+    )
     driver_version: str
     sources: tuple[str, ...] = Field(min_length=1)
 

@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.accuracy.case import DATA_ENV, Case, CaseError
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
 from revati.bench import session
-from revati.bench.plan import EMULATED_COMPILATION
 from revati.cli.environment import RunOptions
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.models.catalogue import find_model
@@ -163,7 +162,6 @@ def _run_in_process(
     engine_args = {
         "model": str(materialise(entry)),
         "load_format": "dummy",
-        "compilation_config": EMULATED_COMPILATION,
         **case.series.engine_args,
         **(case.series.pinned if variant.pin else {}),
     }

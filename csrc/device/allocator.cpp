@@ -220,6 +220,23 @@ void Memory::reset_peak(int device) {
   each_stat(d.stats, [](auto& s) { s.reset_peak(); });
 }
 
+void Memory::restore_peaks(int device, const c10::CachingDeviceAllocator::DeviceStats& before) {
+  Device& d = at(device);
+  std::lock_guard lock(d.mutex);
+  auto restore = [](auto& now, const auto& then) {
+    for (size_t k = 0; k < now.size(); k++) now[k].peak = std::max(then[k].peak, now[k].current);
+  };
+  restore(d.stats.allocation, before.allocation);
+  restore(d.stats.segment, before.segment);
+  restore(d.stats.active, before.active);
+  restore(d.stats.inactive_split, before.inactive_split);
+  restore(d.stats.allocated_bytes, before.allocated_bytes);
+  restore(d.stats.reserved_bytes, before.reserved_bytes);
+  restore(d.stats.active_bytes, before.active_bytes);
+  restore(d.stats.inactive_split_bytes, before.inactive_split_bytes);
+  restore(d.stats.requested_bytes, before.requested_bytes);
+}
+
 void Memory::reset_accumulated(int device) {
   Device& d = at(device);
   std::lock_guard lock(d.mutex);

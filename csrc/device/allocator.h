@@ -61,6 +61,8 @@ class Memory {
   void empty_cache(int device = -1);
   c10::CachingDeviceAllocator::DeviceStats stats(int device);
   void reset_peak(int device);
+  /// Peaks as in `before`, or as what is taken now where that is more: what came between did not happen.
+  void restore_peaks(int device, const c10::CachingDeviceAllocator::DeviceStats& before);
   void reset_accumulated(int device);
   std::pair<size_t, size_t> info(int device);  // free, total
   /// Memory taken by things that are no tensors (communicator buffers, graph executables).

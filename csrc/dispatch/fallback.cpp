@@ -172,6 +172,10 @@ void append(PricedOp* p, const OpInfo& info, const c10::IValue* args, size_t n, 
   auto call = live_call(p, info, args, n, capturing);
   if (!capturing) call->priced_at = 0;
   int64_t d = call->price();
+  if (Sequence* sequence = Timeline::exchange_recording(nullptr)) {  // its price depends on values: not to be repeated
+    sequence->repeatable = false;
+    Timeline::exchange_recording(sequence);
+  }
   timeline.launch(device, p->stats, d, capturing ? std::function<int64_t()>([call] { return call->price(); }) : nullptr, host_cost);
 }
 

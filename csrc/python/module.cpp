@@ -90,15 +90,6 @@ void set_latency(py::object predict, py::object live_args, py::object tensor_arg
   };
 }
 
-c10::IValue value_of(const py::handle& h) {
-  if (h.is_none()) return {};
-  if (THPVariable_Check(h.ptr())) return THPVariable_Unpack(h.ptr());
-  if (py::isinstance<py::bool_>(h)) return h.cast<bool>();
-  if (py::isinstance<py::int_>(h)) return h.cast<int64_t>();
-  if (py::isinstance<py::float_>(h)) return h.cast<double>();
-  return py::str(h).cast<std::string>();
-}
-
 py::dict stat_dict(const c10::CachingAllocator::StatArray& a) {
   static const char* kinds[] = {"all", "small_pool", "large_pool"};
   py::dict d;
@@ -140,6 +131,16 @@ py::dict memory_stats(int device) {
 }
 
 }  // namespace
+
+c10::IValue value_of(const py::handle& h) {
+  if (h.is_none()) return {};
+  if (THPVariable_Check(h.ptr())) return THPVariable_Unpack(h.ptr());
+  if (py::isinstance<py::bool_>(h)) return h.cast<bool>();
+  if (py::isinstance<py::int_>(h)) return h.cast<int64_t>();
+  if (py::isinstance<py::float_>(h)) return h.cast<double>();
+  return py::str(h).cast<std::string>();
+}
+
 }  // namespace revati
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -147,13 +148,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("install", &install, py::arg("as_cuda"));
   m.def("installed", &installed);
   m.def("configure", [](const std::string& gpu, const std::string& name, int count, int major, int minor, int sm_count, size_t total_bytes,
-                        size_t outside_bytes, int64_t launch_ns, int64_t graph_launch_ns, int64_t graph_gap_ns, int64_t eager_gap_ns) {
+                        size_t outside_bytes, int64_t launch_ns, int64_t graph_launch_ns, int64_t graph_gap_ns, int64_t eager_gap_ns,
+                        int64_t compiled_call_ns) {
     config() = {gpu, name, count, major, minor, sm_count, total_bytes, outside_bytes};
     Memory::get().configure(count, total_bytes, outside_bytes, gpu);
-    Timeline::get().configure(count, {launch_ns, graph_launch_ns, graph_gap_ns, eager_gap_ns});
+    Timeline::get().configure(count, {launch_ns, graph_launch_ns, graph_gap_ns, eager_gap_ns, compiled_call_ns});
   }, py::kw_only(), py::arg("gpu"), py::arg("name"), py::arg("count"), py::arg("major"), py::arg("minor"), py::arg("sm_count"),
      py::arg("total_bytes"), py::arg("outside_bytes"), py::arg("launch_ns"), py::arg("graph_launch_ns"), py::arg("graph_gap_ns"),
-     py::arg("eager_gap_ns"));
+     py::arg("eager_gap_ns"), py::arg("compiled_call_ns") = 0);
   m.def("device_count", [] { return config().count; });
   m.def("current_device", &current_device);
   m.def("set_device", &set_device);
@@ -214,6 +216,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("memory_outside", [](int device, int64_t bytes) { Memory::get().outside(device, bytes); });
   m.def("empty_cache", [] { Memory::get().empty_cache(); });
   m.def("reset_peak", [](int device) { Memory::get().reset_peak(device); });
+  py::class_<c10::CachingDeviceAllocator::DeviceStats>(m, "Peaks");
+  m.def("peaks", [](int device) { return Memory::get().stats(device); });
+  m.def("restore_peaks", [](int device, const c10::CachingDeviceAllocator::DeviceStats& before) { Memory::get().restore_peaks(device, before); });
   m.def("reset_accumulated", [](int device) { Memory::get().reset_accumulated(device); });
   m.def("new_pool_id", [](bool user) { return Memory::get().new_pool_id(user); });
   m.def("exchange_pool", [](std::pair<uint64_t, uint64_t> id) { return Memory::exchange_pool({id.first, id.second}); });
@@ -245,4 +250,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("capturing", [](int device) { return Timeline::get().capturing(device, Timeline::get().current(device)); });
   bind_graph(m);
   bind_comm(m);
+  bind_piece(m);
 }

@@ -9,6 +9,7 @@
 namespace revati {
 namespace {
 thread_local std::vector<int64_t> current_stream;  // per device
+thread_local Sequence* recording = nullptr;
 constexpr int64_t kQueryCost_ns = 1000;            // cudaEventQuery; also what ends a polling loop in `free` mode
 }  // namespace
 
@@ -69,6 +70,11 @@ void Timeline::note(int device, int64_t stream, int64_t start_ns, int64_t durati
 
 void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t duration_ns,
                       std::function<int64_t()> reprice, bool host_cost) {
+  if (recording) {
+    recording->launches.push_back({stats, duration_ns});
+    recording->repeatable = recording->repeatable && !reprice;
+    return;
+  }
   int64_t stream = current(device);
   std::unique_lock lock(mutex_);
   Stream& s = at(device, stream);
@@ -95,6 +101,7 @@ void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t
 }
 
 void Timeline::captured_rerun(int device, std::function<void()> rerun) {
+  if (recording) recording->repeatable = false;
   std::lock_guard lock(mutex_);
   Stream& s = at(device, current(device));
   if (!s.graph) return;
@@ -106,6 +113,7 @@ void Timeline::captured_rerun(int device, std::function<void()> rerun) {
 }
 
 void Timeline::collective(int device, int64_t stream, uint32_t group, const std::shared_ptr<OpStats>& stats, int64_t duration_ns) {
+  if (recording) return recording->launches.push_back({stats, duration_ns, group});
   std::lock_guard lock(mutex_);
   Stream& s = at(device, stream);
   launches_++;
@@ -136,7 +144,19 @@ void Timeline::collective(int device, int64_t stream, uint32_t group, const std:
   note(device, stream, start, duration_ns, stats);
 }
 
+Sequence* Timeline::exchange_recording(Sequence* into) { return std::exchange(recording, into); }
+
+void Timeline::play(const Sequence& s, int device) {
+  int64_t stream = current(device);
+  if (!capturing(device, stream)) HostClock::charge_ns(costs_.compiled_call_ns);
+  for (auto& l : s.launches) {
+    if (l.group >= 0) collective(device, stream, uint32_t(l.group), l.stats, l.duration_ns);
+    else launch(device, l.stats, l.duration_ns);
+  }
+}
+
 void Timeline::record(Event& e, int device, int64_t stream) {
+  if (recording) recording->repeatable = false;
   std::lock_guard lock(mutex_);
   Stream& s = at(device, stream);
   e.recorded = true;
@@ -157,6 +177,7 @@ void Timeline::record(Event& e, int device, int64_t stream) {
 
 void Timeline::block(const Event& e, int device, int64_t stream) {
   if (!e.recorded) return;
+  if (recording) recording->repeatable = false;
   std::lock_guard lock(mutex_);
   Stream& s = at(device, stream);
   if (e.graph && e.graph->capturing) {

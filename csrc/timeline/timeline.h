@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "timeline/sequence.h"
 #include "timeline/when.h"
 
 namespace revati {
@@ -85,6 +86,7 @@ struct HostCosts {
   int64_t graph_launch_ns = 0; // host cost of launching a graph
   int64_t graph_gap_ns = 0;    // device gap between kernels of a graph
   int64_t eager_gap_ns = 0;    // device gap between kernels of a stream
+  int64_t compiled_call_ns = 0;  // host cost of calling a compiled piece, its launches not counted
 };
 
 class Timeline {
@@ -105,6 +107,11 @@ class Timeline {
   /// Notes a computation on live values that a replay has to repeat; ignored outside a capture.
   void captured_rerun(int device, std::function<void()> rerun);
   void collective(int device, int64_t stream, uint32_t group, const std::shared_ptr<OpStats>& stats, int64_t duration_ns);
+
+  /// While `into` is set, what this thread launches goes there and takes no time. Returns what was set before.
+  static Sequence* exchange_recording(Sequence* into);
+  /// Launches a sequence on the current stream, at the host cost of one compiled call.
+  void play(const Sequence& s, int device);
 
   void record(Event& e, int device, int64_t stream);
   void block(const Event& e, int device, int64_t stream);

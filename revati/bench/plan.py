@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from revati.bench.flags import FlagError, SortedFlags
 
@@ -21,11 +20,6 @@ CLIENT_LOG = "client.log"
 _VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
 _CLIENT = (sys.executable, "-m", "revati.bench.client")
 _GRACE_S = 30  # so that workers end by themselves and write their reports; vLLM would kill them at once
-
-# Dynamo and the graph split stay on; only inductor's code generation is left out (no GPU to compile for), and
-# the fused custom ops stand for its fused kernels.
-EMULATED_COMPILATION: dict[str, Any] = {"backend": "eager", "custom_ops": ["all"]}
-
 
 @dataclass(frozen=True)
 class BenchPlan:
@@ -82,39 +76,6 @@ def gpus_needed(flags: SortedFlags) -> int:
     return product
 
 
-def merged_compilation_config(flags: SortedFlags) -> tuple[list[str], list[str]]:
-    """(server arguments without the user's compilation config, that config merged over ours as arguments).
-
-    Keys that the user sets win. Dotted keys (`--compilation-config.mode 3`) are left to vLLM.
-    """
-    kept: list[str] = []
-    user: dict[str, Any] = {}
-    index = 0
-    words = flags.server
-    while index < len(words):
-        name, equals, value = words[index].partition("=")
-        index += 1
-        if name not in ("--compilation-config", "-cc"):
-            kept.append(words[index - 1])
-            continue
-        if not equals:
-            value = words[index]
-            index += 1
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            raise FlagError(f"--compilation-config must be a JSON object, got {value!r}") from None
-        if not isinstance(parsed, dict):
-            raise FlagError(f"--compilation-config must be a JSON object, got {value!r}")
-        user.update(parsed)
-    merged = {**EMULATED_COMPILATION, **user}
-    dotted = {
-        word.partition("=")[0].partition(".")[2] for word in kept if word.startswith("--compilation-config.")
-    }
-    own = {key: value for key, value in merged.items() if key not in dotted}
-    return kept, ["--compilation-config", json.dumps(own, sort_keys=True)]
-
-
 def make_plan(
     flags: SortedFlags,
     run_dir: Path,
@@ -132,8 +93,7 @@ def make_plan(
     port = int(port_text) if port_text and port_text.isdigit() else free_port()
     if port_text and not port_is_free(host, port):
         raise FlagError(f"port {port} on {host} is in use; leave --port out to get a free one")
-    kept, compilation = merged_compilation_config(flags)
-    server = [*_VLLM, "serve", engine_model, *_without(kept, "--model", 1), *compilation]
+    server = [*_VLLM, "serve", engine_model, *_without(flags.server, "--model", 1)]
     client = [*_CLIENT, "bench", "serve", *_without(flags.client, "--model", 1), "--model", model]
     if engine_model != model:
         server += _unless(flags, "--served-model-name", model)

@@ -85,7 +85,9 @@ _ENGINE_DEFAULTS = {
     "HF_HUB_OFFLINE": "1",  # no hub inside a run: an answer would take real time
     "OMP_NUM_THREADS": "1",  # libgomp spins with raw futex calls that the clock cannot see
     "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_DISABLE_COMPILE_CACHE": "1",  # nothing is generated that could be kept
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_AOT_COMPILE": "0",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer compiles its sampler with nvcc when it first samples
     "DO_NOT_TRACK": "1",
     "TORCH_DISABLE_ADDR2LINE": "1",  # a C++ stack trace would take minutes

@@ -82,6 +82,7 @@ def configure_backend(gpu: str, count: int) -> None:
         graph_launch_ns=int(spec.graph_launch_ns),
         graph_gap_ns=int(spec.graph_kernel_gap_ns),
         eager_gap_ns=int(spec.graph_kernel_gap_ns),
+        compiled_call_ns=int(spec.compiled_call_ns),
     )
 
 

@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from revati.bench.flags import FlagError, describe_parser, sort_flags, table_from_json
-from revati.bench.plan import gpus_needed, make_plan, merged_compilation_config
+from revati.bench.plan import gpus_needed, make_plan
 
 
 def parsers() -> dict[str, dict[str, list[object]]]:
@@ -90,22 +90,13 @@ def test_gpus_follow_from_the_parallelism() -> None:
         gpus_needed(sort_flags(["-tp", "none"], TABLE))
 
 
-def test_the_users_compilation_config_wins_over_ours() -> None:
-    flags = sort_flags(["-cc", '{"mode": 0, "custom_ops": ["none"]}', "-tp", "2"], TABLE)
-    kept, merged = merged_compilation_config(flags)
-    assert kept == ["-tp", "2"]
-    assert merged[1] == '{"backend": "eager", "custom_ops": ["none"], "mode": 0}'
-    with pytest.raises(FlagError, match="JSON object"):
-        merged_compilation_config(sort_flags(["-cc", "fast"], TABLE))
-
-
 def test_the_plan_completes_both_commands(tmp_path) -> None:  # type: ignore[no-untyped-def]
     flags = sort_flags(
         ["--model", "m", "-tp", "2", "--request-rate", "8", "--result-dir", "/elsewhere"], TABLE
     )
     plan = make_plan(flags, tmp_path, model="org/m", engine_model="/made/m")
     server, client = " ".join(plan.server_command[3:]), " ".join(plan.client_command[3:])
-    assert server.startswith("serve /made/m -tp 2 --compilation-config")
+    assert server.startswith("serve /made/m -tp 2 ")
     assert "--served-model-name org/m" in server and "--load-format dummy" in server
     assert client.startswith("bench serve --request-rate 8 --model org/m")
     assert "--tokenizer /made/m" in client and f"--result-dir {tmp_path}" in client

@@ -18,8 +18,7 @@ from vllm import LLM, SamplingParams
 if __name__ == "__main__":
     llm = LLM(model=sys.argv[1], load_format="dummy", max_model_len=2048,
               tensor_parallel_size=int(sys.argv[2]), enable_expert_parallel=sys.argv[3] == "ep",
-              compilation_config={"backend": "eager", "custom_ops": ["all"],
-                                  "cudagraph_capture_sizes": [1, 8]})
+              compilation_config={"cudagraph_capture_sizes": [1, 8]})
     prompts = [{"prompt_token_ids": [1] * 64}] * 8
     sampling = SamplingParams(max_tokens=8, ignore_eos=True, detokenize=False)
     out = llm.generate(prompts, sampling, use_tqdm=False)

@@ -19,7 +19,7 @@ from typing import Any
 from revati.comm.process_group import NCCL_VERSION
 from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
-from revati.engines.vllm import folding
+from revati.engines.vllm import compiler, folding
 
 _COMM = "vllm.distributed.device_communicators."
 _UNTIL = "never: it stands for the hardware"
@@ -29,7 +29,7 @@ def install() -> None:
     """Replace what touches hardware, in each module when it is imported (or now, if it already is)."""
     from revati.cuda import identity
 
-    for name, patch in {**_PATCHES, **(folding.PATCHES if folding.enabled() else {})}.items():
+    for name, patch in {**_PATCHES, **compiler.PATCHES, **(folding.PATCHES if folding.enabled() else {})}.items():
         if name in sys.modules:
             patch(sys.modules[name])
         elif identity._finder is not None:

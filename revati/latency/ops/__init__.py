@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from revati.latency.ops import attention, comm, gemm, memory, moe
+from revati.latency.ops import attention, comm, compiled, gemm, memory, moe
 from revati.latency.record import ArgView, OpRecord
 from revati.latency.work import NOTHING, Work
 
@@ -34,6 +34,8 @@ def extract(record: OpRecord) -> tuple[Work, bool]:
         work = extractor(view)
     elif namespace == "c10d":
         work = comm.extract_c10d(view)
+    elif namespace == "inductor":
+        work = compiled.extract_fused(view)
     elif namespace == "copy":
         work = comm.extract_copy(view)
     if work is not None:

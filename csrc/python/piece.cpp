@@ -1,0 +1,92 @@
+// Compiled pieces for Python: record one run, let the compiler fuse what it launched, keep it, play it.
+#include "dispatch/piece.h"
+
+#include <pybind11/stl.h>
+#include <torch/extension.h>
+
+#include "python/bindings.h"
+#include "timeline/clock.h"
+#include "timeline/timeline.h"
+
+namespace revati {
+namespace {
+
+/// Everything that this thread launches between begin() and end(), without time passing.
+class Recorder {
+ public:
+  void begin() {
+    own_.emplace();
+    outer_ = Timeline::exchange_recording(&sequence_);
+  }
+  void end() {
+    Timeline::exchange_recording(outer_);
+    own_.reset();
+  }
+  size_t count() const { return sequence_.launches.size(); }
+  bool repeatable() const { return sequence_.repeatable; }
+  py::list launches() const {
+    py::list l;
+    for (auto& x : sequence_.launches) l.append(py::make_tuple(x.stats->name, x.stats->family, x.stats->shapes, x.duration_ns, x.group));
+    return l;
+  }
+  /// Of the recorded launches those with these numbers, in this order.
+  Sequence chosen(const std::vector<size_t>& order) const {
+    Sequence s;
+    s.repeatable = sequence_.repeatable;
+    for (size_t k : order) s.launches.push_back(sequence_.launches.at(k));
+    return s;
+  }
+
+ private:
+  Sequence sequence_;
+  Sequence* outer_ = nullptr;
+  std::optional<OwnWork> own_;
+};
+
+py::object object_of(const c10::IValue& v) {
+  if (v.isTensor()) return py::cast(v.toTensor());
+  if (v.isInt()) return py::int_(v.toInt());
+  if (v.isBool()) return py::bool_(v.toBool());
+  if (v.isDouble()) return py::float_(v.toDouble());
+  if (v.isString()) return py::str(v.toStringRef());
+  return py::none();
+}
+
+std::vector<c10::IValue> values_of(const py::sequence& items) {
+  std::vector<c10::IValue> v;
+  v.reserve(items.size());
+  for (auto item : items) v.push_back(value_of(item));
+  return v;
+}
+
+}  // namespace
+
+void bind_piece(py::module_& m) {
+  py::class_<Recorder>(m, "Recorder")
+      .def(py::init<>())
+      .def("begin", &Recorder::begin)
+      .def("end", &Recorder::end)
+      .def_property_readonly("count", &Recorder::count)
+      .def_property_readonly("repeatable", &Recorder::repeatable)
+      .def("launches", &Recorder::launches);
+  py::class_<Piece>(m, "Piece")
+      .def(py::init<>())
+      .def("call", [](Piece& p, const py::args& args) -> py::object {
+        std::vector<c10::IValue> results;
+        switch (p.call(values_of(args), &results)) {
+          case Piece::Answer::kUnknown: return py::bool_(false);
+          case Piece::Answer::kDirect: return py::none();
+          case Piece::Answer::kPlayed: break;
+        }
+        py::tuple out(results.size());
+        for (size_t k = 0; k < results.size(); k++) out[k] = object_of(results[k]);
+        return out;
+      }, "A tuple of results; None: run the code; False: record it first.")
+      .def("keep", [](Piece& p, const py::sequence& args, const py::sequence& results, const Recorder& recorder, const std::vector<size_t>& order,
+                      size_t scratch_bytes) { p.keep(values_of(args), values_of(results), recorder.chosen(order), scratch_bytes); })
+      .def_static("play", [](const Recorder& recorder, const std::vector<size_t>& order, int device) {
+        Timeline::get().play(recorder.chosen(order), device);
+      });
+}
+
+}  // namespace revati

@@ -1,0 +1,21 @@
+// What a compiled piece of a program launches, in order: recorded once for each signature, played at every call.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace revati {
+
+struct OpStats;
+
+struct Sequence {
+  struct Launch {
+    std::shared_ptr<OpStats> stats;
+    int64_t duration_ns = 0;
+    int64_t group = -1;     // of a collective; -1: a kernel
+  };
+  std::vector<Launch> launches;
+  bool repeatable = true;   // false: a price depends on values, or streams were joined on the way
+};
+
+}  // namespace revati

@@ -1,0 +1,123 @@
+"""Compiled graphs on the virtual GPU: what fuses, what a call launches, and that repeated calls cost no Python."""
+
+from __future__ import annotations
+
+from tests.device.test_cuda_identity import passes
+
+TRACED = """
+    import torch
+    from revati import _C
+    from revati.cuda import compiled
+
+    def trace(function, *example):
+        found = []
+        def keep(graph, inputs):
+            found.append(graph)
+            return graph
+        torch._dynamo.mark_dynamic(example[0], 0)
+        torch.compile(function, backend=keep)(*example)
+        (graph,) = found
+        places = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        return compiled.compile_graph(graph), places
+
+    def launched(call):
+        _C.reset_stats()
+        result, found = call(), {}
+        for name, _family, _confidence, _shapes, count, _ns in _C.op_stats():
+            found[name] = found.get(name, 0) + count
+        return result, found
+
+    def inputs(places, x, *rest):
+        given = iter((x, *rest))
+        return [x.shape[0] if isinstance(n.meta["example_value"], (int, torch.SymInt)) else next(given) for n in places]
+"""
+
+
+def test_norm_activation_and_residual_fuse_and_matrix_products_do_not() -> None:
+    passes(
+        TRACED
+        + """
+    def block(x, w1, w2, g):
+        y = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(x.dtype) * g
+        a, b = (y @ w1).chunk(2, -1)
+        return x + (torch.nn.functional.silu(a) * b) @ w2
+
+    weights = [torch.empty(*s, dtype=torch.bfloat16, device="cuda") for s in ((512, 2048), (1024, 512), (512,))]
+    x = torch.empty(8, 512, dtype=torch.bfloat16, device="cuda")
+    piece, places = trace(block, x, *weights)
+    by_shape = {tuple(w.shape): w for w in weights}
+
+    def arguments(x):
+        found = []
+        for node in places:
+            value = node.meta["example_value"]
+            if not isinstance(value, torch.Tensor):
+                found.append(x.shape[0])
+            else:
+                static = tuple(int(s) if isinstance(s, int) else -1 for s in value.shape)
+                found.append(by_shape.get(static, x))
+        return found
+
+    (result,), first = launched(lambda: piece(*arguments(x)))
+    kernels = [n for n in first if n.startswith("inductor::")]
+    assert len(kernels) == 3 and sum(first[n] for n in kernels) == 3, first
+    assert sum(c for n, c in first.items() if n.startswith("aten::")) == 2, first
+    assert result.shape == (8, 512) and result.dtype == torch.bfloat16 and result.is_cuda
+    assert not _C.is_live(result)
+
+    for rows in (24, 8):  # sizes never seen, and one seen before: the same launches
+        y = torch.empty(rows, 512, dtype=torch.bfloat16, device="cuda")
+        (result,), again = launched(lambda: piece(*arguments(y)))
+        assert again == first, (first, again)
+        assert result.shape == (rows, 512)
+    piece.graph.forward = None  # the code is not needed any more
+    piece(*arguments(y))
+    """
+    )
+
+
+def test_a_view_of_an_argument_stays_one() -> None:
+    passes(
+        TRACED
+        + """
+    piece, places = trace(lambda x: (x[:, :4], x + 1), torch.empty(8, 16, device="cuda").to(torch.bfloat16))
+    for rows in (8, 12, 12):
+        x = torch.empty(rows, 16, dtype=torch.bfloat16, device="cuda")
+        view, fresh = piece(*inputs(places, x))
+        assert view.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and view.shape == (rows, 4)
+        assert fresh.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+    """
+    )
+
+
+def test_results_with_values_run_the_code_every_time() -> None:
+    passes(
+        TRACED
+        + """
+    piece, places = trace(lambda x: x * 2, torch.arange(8, device="cuda"))
+    for start in (0, 5):
+        x = torch.arange(start, start + 8, device="cuda")
+        assert piece(*inputs(places, x))[0].tolist() == [2 * v for v in range(start, start + 8)]
+    """
+    )
+
+
+def test_temporaries_inside_a_kernel_take_no_memory() -> None:
+    passes(
+        TRACED
+        + """
+    def chain(x):
+        for _ in range(8):
+            x = torch.sin(x.float()).bfloat16()
+        return x
+
+    size = 64 << 20
+    x = torch.empty(size // 2, 1, dtype=torch.bfloat16, device="cuda")
+    piece, places = trace(chain, torch.empty(8, 1, dtype=torch.bfloat16, device="cuda"))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    piece(*inputs(places, x))
+    assert torch.cuda.max_memory_allocated() - before <= size + (1 << 20)
+    """
+    )
