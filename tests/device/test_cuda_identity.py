@@ -8,8 +8,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 import revati
 
 BOOT = str(Path(revati.__file__).parent / "boot")
@@ -88,9 +86,6 @@ def test_memory_statistics_and_the_out_of_memory_error() -> None:
     """)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the child's first op goes through: nothing on its way asks in_bad_fork"
-)
 def test_fork_after_init_is_refused() -> None:
     passes("""
         import os, torch
