@@ -79,6 +79,7 @@ struct Page {
   double cpu_factor;
   int64_t timer_slack;             // charged: ns by which the kernel lets a thread's timer be late
   int64_t wake_cost;               // charged: ns from the end of a wait to the thread's first instruction
+  double ns_per_tick;              // of the processor's counter; 0: it does not run at one rate
   double cold_share;               // charged: first work after a long wait takes so much longer
   alignas(128) std::atomic<int64_t> now;      // virtual ns, never goes back
   std::atomic<int64_t> skipped;               // wall: ns jumped over so far

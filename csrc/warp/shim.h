@@ -52,11 +52,7 @@ inline int64_t ns(const timespec& t) {
 }
 inline timespec ts(int64_t n) { return {time_t(n / 1000000000), long(n % 1000000000)}; }
 inline void futex_wake(void* word, int n, int flag = 0) { sys(SYS_futex, long(word), FUTEX_WAKE | flag, n); }
-inline int64_t thread_cpu() {
-  timespec t;
-  sys(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, long(&t));
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
+int64_t thread_cpu();  // cputime.cpp: ns
 
 // What one thread knows about itself.
 struct Self {
@@ -71,6 +67,10 @@ struct Self {
   uint32_t reads;      // clock reads since the last wait
   volatile int woken;  // set by the handler of kWakeSignal
   bool started_program;  // serial: gives its turn away before it looks what came of that
+  struct Stretch {
+    uint64_t begin_ticks;  // 0: none
+    int64_t cpu_ns;        // thread CPU time at its beginning
+  } stretch;
   struct Spin {
     uint32_t looks, reads_before;
     bool parked;       // parked at least once since the last success

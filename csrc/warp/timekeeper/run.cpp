@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cpuid.h>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +26,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 namespace revati::warp {
 
@@ -48,6 +50,21 @@ static int64_t clock_ns(clockid_t c) {
   return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+// Of the processor's time stamp counter; 0 where it may change its rate or stop.
+static double ns_per_tick() {
+  unsigned a, b, c, d;
+  constexpr unsigned kInvariant = 1u << 8;  // leaf 0x80000007, edx
+  if (!__get_cpuid(0x80000007, &a, &b, &c, &d) || !(d & kInvariant)) return 0;
+  constexpr int64_t kLong = 2 * kMillisecond;
+  int64_t begin_ns = clock_ns(CLOCK_MONOTONIC_RAW), end_ns;
+  uint64_t begin = __rdtsc(), end;
+  do {
+    end_ns = clock_ns(CLOCK_MONOTONIC_RAW);
+    end = __rdtsc();
+  } while (end_ns - begin_ns < kLong);
+  return double(end_ns - begin_ns) / double(end - begin);
+}
+
 static Page* make_page(const Options& o, const std::string& path) {
   int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) fail("cannot create the clock page " + path + ": " + strerror(errno) + "; give an empty --run-dir");
@@ -65,6 +82,7 @@ static Page* make_page(const Options& o, const std::string& path) {
   page->timer_slack = int64_t(o.timer_slack_us * 1000);
   page->wake_cost = int64_t(o.wake_cost_us * 1000);
   page->cold_share = o.cold_share;
+  page->ns_per_tick = ns_per_tick();
   page->real_start = real_now();
   page->base_real = o.has_epoch ? int64_t(o.epoch * 1e9) : clock_ns(CLOCK_REALTIME);
   // In `free` also the absolute monotonic times are the same in every run, to the last bit of a float.
