@@ -39,12 +39,12 @@ static int64_t ask_kernel() {
   return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-// Null: no area (glibc before 2.35, or switched off), or a counter that does not run at one rate.
+// Null: no area (glibc before 2.35, or switched off).
 static volatile rseq* own_area() {
   static const ptrdiff_t* offset = [] {
     auto* size = static_cast<const unsigned*>(dlsym(RTLD_DEFAULT, "__rseq_size"));
     auto* at = static_cast<const ptrdiff_t*>(dlsym(RTLD_DEFAULT, "__rseq_offset"));
-    return size && *size && at && page && page->ns_per_tick > 0 ? at : nullptr;
+    return size && *size ? at : nullptr;
   }();
   if (!offset) return nullptr;
   auto* area = reinterpret_cast<volatile rseq*>(static_cast<char*>(__builtin_thread_pointer()) + *offset);
@@ -53,7 +53,7 @@ static volatile rseq* own_area() {
 
 int64_t thread_cpu() {
   volatile rseq* area = own_area();
-  if (!area) return ask_kernel();
+  if (!area || page->ns_per_tick <= 0) return ask_kernel();
   const uint64_t mark = reinterpret_cast<uint64_t>(revati_sequence);
   Self::Stretch& stretch = self.stretch;
   uint64_t begin = stretch.begin_ticks;
@@ -70,6 +70,11 @@ int64_t thread_cpu() {
   stretch.cpu_ns = cpu_ns;
   if (area->rseq_cs == mark) stretch.begin_ticks = begin;
   return cpu_ns;
+}
+
+int32_t own_processor() {
+  volatile rseq* area = own_area();
+  return area ? int32_t(area->cpu_id) : -1;
 }
 
 }  // namespace revati::warp

@@ -17,6 +17,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -83,6 +84,9 @@ static Page* make_page(const Options& o, const std::string& path) {
   page->wake_cost = int64_t(o.wake_cost_us * 1000);
   page->cold_share = o.cold_share;
   page->ns_per_tick = ns_per_tick();
+  constexpr double kWatch_ns = 15'000;
+  bool may_watch = sysconf(_SC_NPROCESSORS_ONLN) > 1 && page->ns_per_tick > 0;
+  page->watch_ticks = may_watch ? uint64_t(kWatch_ns / page->ns_per_tick) : 0;
   page->real_start = real_now();
   page->base_real = o.has_epoch ? int64_t(o.epoch * 1e9) : clock_ns(CLOCK_REALTIME);
   // In `free` also the absolute monotonic times are the same in every run, to the last bit of a float.
@@ -220,7 +224,8 @@ void Run::when_busy() {
 
 // A turn is often short, and to wake from a halted processor costs more than the turn.
 void Run::linger(uint32_t kick) {
-  if (processors < 2) return;
+  page->processor = sched_getcpu();
+  if (processors < 2 || !waves.next_runs_elsewhere()) return;
   for (int64_t until = real_now() + 40'000; page->kick == kick && real_now() < until;) __builtin_ia32_pause();
 }
 
