@@ -72,9 +72,13 @@ void publish_send() {
   publish();
   page->sends.fetch_add(1);
 }
-void publish_memory_send() {
+void publish_signal() {
   publish_send();
-  page->memory_sends.fetch_add(1);
+  page->signals.fetch_add(1);
+}
+void publish_word_send(const void* word, bool is_shared) {
+  publish_send();
+  page->word_sends[group_of(word, is_shared)].fetch_add(1);
 }
 
 int64_t now() {

@@ -1,5 +1,5 @@
 // conditions.cpp: condition variables as one complete family with a layout of their own (a sequence word,
-// the clock, the number of waiters), because glibc's internal futex words cannot be waited on beside the slot.
+// the clock, the number of waiters, who may use it), because glibc's internal futex words cannot be waited on beside the slot.
 //
 // CPython's wait for its global lock is a timed condition wait of 5 ms: it stays real and the slot stays Run,
 // for such a thread is about to work. The caller's object tells it from other timed waits.
@@ -11,7 +11,7 @@
 namespace revati::warp {
 
 struct Condition {
-  uint32_t sequence, clock, waiters;
+  uint32_t sequence, clock, waiters, shared;
 };
 static_assert(sizeof(Condition) <= sizeof(pthread_cond_t));
 static Condition* own(pthread_cond_t* c) { return reinterpret_cast<Condition*>(c); }
@@ -26,7 +26,7 @@ static int wait(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadl
     __atomic_sub_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
     return error;
   }
-  Woken why = wait_on_word(&c->sequence, sequence, false, deadline, kCondition);
+  Woken why = wait_on_word(&c->sequence, sequence, c->shared, false, deadline, kCondition);
   __atomic_sub_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
   pthread_mutex_lock(mutex);
   return why == Woken::deadline ? ETIMEDOUT : 0;
@@ -76,7 +76,7 @@ static int timed_wait(pthread_cond_t* c, pthread_mutex_t* m, clockid_t clock, co
 static int wake(pthread_cond_t* condition, int how_many) {
   Condition* c = own(condition);
   if (!__atomic_load_n(&c->waiters, __ATOMIC_SEQ_CST)) return 0;
-  publish_memory_send();
+  publish_word_send(&c->sequence, c->shared);
   __atomic_add_fetch(&c->sequence, 1, __ATOMIC_RELEASE);
   futex_wake(&c->sequence, how_many);
   return 0;
@@ -100,8 +100,13 @@ EXPORT int pthread_cond_init(pthread_cond_t* c, const pthread_condattr_t* attrib
   if (!page) return NEXT_CONDITION(pthread_cond_init)(c, attributes);
   memset(c, 0, sizeof *c);
   clockid_t clock = CLOCK_REALTIME;
-  if (attributes) pthread_condattr_getclock(attributes, &clock);
+  int shared = PTHREAD_PROCESS_PRIVATE;
+  if (attributes) {
+    pthread_condattr_getclock(attributes, &clock);
+    pthread_condattr_getpshared(attributes, &shared);
+  }
   own(c)->clock = uint32_t(clock);
+  own(c)->shared = shared == PTHREAD_PROCESS_SHARED;
   return 0;
 }
 EXPORT int pthread_cond_destroy(pthread_cond_t* c) { return page ? 0 : NEXT_CONDITION(pthread_cond_destroy)(c); }

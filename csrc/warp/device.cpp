@@ -50,13 +50,13 @@ EXPORT void revati_warp_resume() {
 
 EXPORT int revati_warp_wait_word(uint32_t* word, uint32_t value) {
   while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value) {
-    if (page) wait_on_word(word, value, false, kNever, kDevice);
+    if (page) wait_on_word(word, value, true, false, kNever, kDevice);
     else sys(SYS_futex, long(word), FUTEX_WAIT, value);
   }
   return 0;
 }
 
 EXPORT void revati_warp_wake_word(uint32_t* word) {
-  if (page) publish_memory_send();
+  if (page) publish_word_send(word, true);
   futex_wake(word, INT_MAX);
 }

@@ -16,7 +16,8 @@ static long futex_wait(uint32_t* word, int operation, uint32_t value, const time
     deadline = absolute ? ns(*timeout) - base_of(clock) : now() + ns(*timeout);
   }
   if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != value) return -EAGAIN;
-  switch (wait_on_word(word, value, operation & FUTEX_PRIVATE_FLAG, deadline, kFutex)) {
+  bool is_private = operation & FUTEX_PRIVATE_FLAG;
+  switch (wait_on_word(word, value, !is_private, is_private, deadline, kFutex)) {
     case Woken::deadline: return -ETIMEDOUT;
     case Woken::signal: return -EINTR;
     default: return 0;
@@ -32,8 +33,11 @@ static long futex(long* a) {
     case FUTEX_WAIT:
       return futex_wait(reinterpret_cast<uint32_t*>(a[0]), operation, uint32_t(a[2]),
                         reinterpret_cast<const timespec*>(a[3]));
-    default:
-      publish_memory_send();
+    default: {  // wakes at one word or two
+      bool is_shared = !(operation & FUTEX_PRIVATE_FLAG);
+      publish_word_send(reinterpret_cast<void*>(a[0]), is_shared);
+      publish_word_send(reinterpret_cast<void*>(a[4]), is_shared);
+    }
   }
   return sys(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
@@ -65,7 +69,9 @@ EXPORT long syscall(long number, ...) {
     case SYS_sched_yield: return sched_yield();
     case SYS_io_uring_setup: errno = ENOSYS; return -1;  // its waits are the kernel's; libuv and tokio fall back
     case SYS_write: case SYS_sendto: case SYS_sendmsg: publish_send(); break;
-    case SYS_kill: case SYS_tkill: case SYS_tgkill: publish_memory_send(); break;
+    case SYS_kill: case SYS_tkill: case SYS_tgkill: case SYS_rt_sigqueueinfo: case SYS_rt_tgsigqueueinfo:
+      publish_signal();
+      break;
   }
   return ret(sys(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

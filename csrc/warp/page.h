@@ -13,6 +13,7 @@ namespace revati::warp {
 
 constexpr uint64_t kMagic = 0x31'50'52'41'57'56'45'52;  // "REVWARP1"
 constexpr int kMaxSlots = 4096;
+constexpr uint32_t kWordGroups = 1024;  // words that threads wait on, by hash; group 0: words in shared memory
 constexpr int64_t kNever = INT64_MAX;  // a wait without deadline
 constexpr int kWakeSignal = 61;        // blocked everywhere, unblocked only inside ppoll and epoll_pwait
 
@@ -27,7 +28,8 @@ enum State : uint8_t {
 // How the timekeeper wakes a waiting thread, and whether it may.
 enum Kind : uint32_t {
   kNone,
-  kWord,        // sleeps on the slot word, alone or beside a user word
+  kSlotOnly,    // sleeps on the slot word alone: only the timekeeper or a signal ends it
+  kWord,        // sleeps on the slot word beside a user word
   kDescriptor,  // sleeps in a descriptor wait: woken by kWakeSignal
   kSpin,        // a spinner, parked
   kBlocked,     // in a plain blocking system call: only the kernel ends it
@@ -64,6 +66,8 @@ struct alignas(128) Slot {
   std::atomic<uint64_t> key;       // the same in every run: parent's key and the ordinal of the child
   std::atomic<uint64_t> children;
   std::atomic<int64_t> interval;   // timers: period in ns, 0 for one shot
+  std::atomic<uint32_t> group;     // kWord: of the user word
+  std::atomic<int32_t> processor;  // on which the thread began its wait; -1: not known
   std::atomic<int32_t> target;     // timers: descriptor, or minus the signal number
 };
 
@@ -79,6 +83,8 @@ struct Page {
   double cpu_factor;
   int64_t timer_slack;             // charged: ns by which the kernel lets a thread's timer be late
   int64_t wake_cost;               // charged: ns from the end of a wait to the thread's first instruction
+  double ns_per_tick;              // of the processor's counter; 0: it does not run at one rate
+  uint64_t watch_ticks;            // so long a thread that waits for the timekeeper looks on before it sleeps
   double cold_share;               // charged: first work after a long wait takes so much longer
   alignas(128) std::atomic<int64_t> now;      // virtual ns, never goes back
   std::atomic<int64_t> skipped;               // wall: ns jumped over so far
@@ -86,9 +92,11 @@ struct Page {
   std::atomic<int32_t> floor;                 // hint: of these, seen blocked in the kernel
   alignas(128) std::atomic<uint32_t> kick;    // futex word the timekeeper sleeps on
   std::atomic<uint32_t> asleep;               // the timekeeper does
+  std::atomic<int32_t> processor;             // on which it runs
   alignas(128) std::atomic<uint64_t> activity;  // grows whenever a wait that is not a spinner's ends
   std::atomic<uint64_t> sends;                  // grows with every operation that may wake somebody
-  std::atomic<uint64_t> memory_sends;           // of these, those that end waits on words and slots
+  std::atomic<uint64_t> signals;                // of these, signals: they end waits of every kind
+  std::atomic<uint32_t> word_sends[kWordGroups];  // of these, wake-ups on the words of a group
   alignas(128) std::atomic<uint32_t> high;      // slots [0, high) were ever used
   alignas(128) Slot slot[kMaxSlots];
 };

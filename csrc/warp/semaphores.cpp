@@ -30,7 +30,7 @@ static int wait(sem_t* semaphore, int64_t deadline) {
       errno = error;
       return -1;
     }
-    Woken w = wait_on_word(reinterpret_cast<uint32_t*>(&s->data), 0, !s->shared, deadline, kSemaphore);
+    Woken w = wait_on_word(reinterpret_cast<uint32_t*>(&s->data), 0, s->shared, !s->shared, deadline, kSemaphore);
     error = w == Woken::deadline ? ETIMEDOUT : w == Woken::signal ? EINTR : 0;
   }
   return 0;
@@ -53,7 +53,7 @@ EXPORT int sem_timedwait(sem_t* s, const timespec* t) {
   return page ? sem_clockwait(s, CLOCK_REALTIME, t) : NEXT(sem_timedwait)(s, t);
 }
 EXPORT int sem_post(sem_t* s) {
-  if (page && __atomic_load_n(&reinterpret_cast<GlibcSemaphore*>(s)->data, __ATOMIC_SEQ_CST) >= kOneWaiter)
-    publish_memory_send();
+  auto* own = reinterpret_cast<GlibcSemaphore*>(s);
+  if (page && __atomic_load_n(&own->data, __ATOMIC_SEQ_CST) >= kOneWaiter) publish_word_send(&own->data, own->shared);
   return NEXT(sem_post)(s);
 }

@@ -52,11 +52,8 @@ inline int64_t ns(const timespec& t) {
 }
 inline timespec ts(int64_t n) { return {time_t(n / 1000000000), long(n % 1000000000)}; }
 inline void futex_wake(void* word, int n, int flag = 0) { sys(SYS_futex, long(word), FUTEX_WAKE | flag, n); }
-inline int64_t thread_cpu() {
-  timespec t;
-  sys(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, long(&t));
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
+int64_t thread_cpu();     // cputime.cpp: ns
+int32_t own_processor();  // -1: not known
 
 // What one thread knows about itself.
 struct Self {
@@ -71,6 +68,10 @@ struct Self {
   uint32_t reads;      // clock reads since the last wait
   volatile int woken;  // set by the handler of kWakeSignal
   bool started_program;  // serial: gives its turn away before it looks what came of that
+  struct Stretch {
+    uint64_t begin_ticks;  // 0: none
+    int64_t cpu_ns;        // thread CPU time at its beginning
+  } stretch;
   struct Spin {
     uint32_t looks, reads_before;
     bool parked;       // parked at least once since the last success
@@ -90,6 +91,13 @@ inline Slot* own_slot() {
   return self.slot;
 }
 
+// The group of a word (Page::word_sends). Several processes see a shared one at different addresses.
+inline uint32_t group_of(const void* word, bool is_shared) {
+  if (is_shared) return 0;
+  uint32_t pid = own_slot()->pid.load(std::memory_order_relaxed);
+  return 1 + uint32_t(mix(pid, reinterpret_cast<uint64_t>(word)) % (kWordGroups - 1));
+}
+
 // waits.cpp: the one way to wait
 void enter_wait(int64_t deadline, Kind kind, Call call);
 bool leave_wait();                                    // true: the timekeeper fired it
@@ -97,7 +105,8 @@ inline bool fired() { return state_of(self.slot->word.load()) == kFired; }
 void sleep_on_slot();                                 // until fired, a signal handler ran, or spuriously
 int sleep_until(int64_t deadline, Call call);         // 0, or EINTR when a signal handler ran
 enum class Woken { changed, deadline, timeout, signal };
-Woken wait_on_word(uint32_t* word, uint32_t value, bool is_private, int64_t deadline, Call call);
+// `is_shared`: as its wakers say to publish_word_send(); `private_futex`: as they say to the kernel.
+Woken wait_on_word(uint32_t* word, uint32_t value, bool is_shared, bool private_futex, int64_t deadline, Call call);
 void wait_turn_at_start();                            // deterministic mode: a new thread asks for its turn
 void give_way_to_program();
 inline void before_look() {                           // before every look at what others have sent
@@ -115,7 +124,8 @@ int64_t device_now();                                 // the same without realis
 int64_t base_of(clockid_t clock);                     // its value at virtual time 0; -1: stays real
 void publish();                                       // before anything another thread can see
 void publish_send();
-void publish_memory_send();
+void publish_signal();
+void publish_word_send(const void* word, bool is_shared);
 void start_charging();                                // this thread begins a stretch of work at the clock's time
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 

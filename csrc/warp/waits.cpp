@@ -27,6 +27,7 @@ void enter_wait(int64_t deadline, Kind kind, Call call) {
   s->deadline = deadline;
   s->kind = kind;
   s->call = call;
+  s->processor = own_processor();
   if (kind == kSpin) s->round = self.spin.round;
   s->word.store(pack(generation_of(s->word.load(std::memory_order_relaxed)) + 1, kWait));
   stopped_running();
@@ -43,10 +44,22 @@ void die_if_abandoned() {
 // Real seconds between two looks at the timekeeper's life.
 static const timespec kPatience = {5, 0};
 
+// The timekeeper decides within microseconds, and often this thread is the next to run: to sleep and to be woken would
+// cost more than to look on. Not while anybody else runs, and not in the timekeeper's way. True: fired.
+static bool watch_slot(Slot* s, uint64_t w) {
+  if (!page->watch_ticks || page->asleep.load() || page->processor.load() == s->processor.load()) return false;
+  for (uint64_t begin = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - begin < page->watch_ticks;) {
+    if (s->word.load() != w) return fired();
+    if (page->running.load() > page->floor.load()) return false;
+    __builtin_ia32_pause();
+  }
+  return false;
+}
+
 void sleep_on_slot() {
   Slot* s = self.slot;
   uint64_t w = s->word.load();
-  if (state_of(w) == kFired) return;
+  if (state_of(w) == kFired || watch_slot(s, w)) return;
   timespec t = kPatience;
   if (sys(SYS_futex, long(futex_of(s)), FUTEX_WAIT, long(uint32_t(w)), long(&t)) == -ETIMEDOUT) die_if_abandoned();
 }
@@ -99,11 +112,11 @@ void give_way_to_program() {
 
 int sleep_until(int64_t deadline, Call call) {
   if (deadline <= now()) return 0;
-  enter_wait(deadline, kWord, call);
+  enter_wait(deadline, kSlotOnly, call);
   for (;;) {
     Slot* s = self.slot;
     uint64_t w = s->word.load();
-    if (state_of(w) == kFired) break;
+    if (state_of(w) == kFired || watch_slot(s, w)) break;
     timespec t = kPatience;
     long r = sys(SYS_futex, long(futex_of(s)), FUTEX_WAIT, long(uint32_t(w)), long(&t));
     if (r == -EINTR && !fired()) {
@@ -117,15 +130,16 @@ int sleep_until(int64_t deadline, Call call) {
 
 static bool changed(uint32_t* word, uint32_t value) { return __atomic_load_n(word, __ATOMIC_ACQUIRE) != value; }
 
-Woken wait_on_word(uint32_t* word, uint32_t value, bool is_private, int64_t deadline, Call call) {
+Woken wait_on_word(uint32_t* word, uint32_t value, bool is_shared, bool private_futex, int64_t deadline, Call call) {
   productive();
+  own_slot()->group = group_of(word, is_shared);
   enter_wait(deadline, kWord, call);
   Woken why = Woken::deadline;
   for (;;) {
     Slot* s = self.slot;
     uint64_t w = s->word.load();
     if (state_of(w) == kFired) break;
-    futex_waitv on[2] = {{value, uint64_t(word), uint32_t(FUTEX_32 | (is_private ? FUTEX_PRIVATE_FLAG : 0)), 0},
+    futex_waitv on[2] = {{value, uint64_t(word), uint32_t(FUTEX_32 | (private_futex ? FUTEX_PRIVATE_FLAG : 0)), 0},
                          {uint32_t(w), uint64_t(futex_of(s)), FUTEX_32, 0}};
     timespec until;
     sys(SYS_clock_gettime, CLOCK_MONOTONIC, long(&until));

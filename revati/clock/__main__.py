@@ -7,6 +7,12 @@ import sys
 
 from revati.clock.launch import CPU_TIME_MODES, ClockError, launch
 
+_WAKE_UP = {
+    "wake-cost-us": "what the end of a wait costs (30)",
+    "timer-slack-us": "how late a timeout ends (50)",
+    "cold-share": "how much longer the first work after a long wait takes (0.35)",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
@@ -27,8 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--listen", help="HOST:PORT for participants on other hosts; the secret is in REVATI_CLOCK_TOKEN")
     add("--quiet", action="store_true", help="no closing line")
     add("--grace", dest="grace_s", type=float, help="real seconds to end after a signal (10)")
+    for name, says in _WAKE_UP.items():
+        add(f"--{name}", type=float, help=f"charged: {says}")
     options = vars(parser.parse_args(given[:at]))
     extra = [f"--{n}" for n in ("naive", "quiet") if options.pop(n)]
+    for name in _WAKE_UP:
+        if (value := options.pop(name.replace("-", "_"))) is not None:
+            extra += [f"--{name}", repr(value)]
     if listen := options.pop("listen"):
         extra += ["--listen", listen]
     try:

@@ -134,10 +134,14 @@ def test_a_timekeeper_that_trusts_the_slots_alone_fails(virtual, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1300)
+@pytest.mark.parametrize("beside_hogs", [False, True])
 @pytest.mark.parametrize("part", range(10))
-def test_thousands_of_worlds(virtual, tmp_path, part):
+def test_thousands_of_worlds(virtual, tmp_path, request, part, beside_hogs):
+    if beside_hogs:
+        request.getfixturevalue("hogs")
     worlds, expected = worlds_from(1000 + part, 250)
-    assert differences(expected, play(virtual, tmp_path, worlds, timeout=300)) == []
+    assert differences(expected, play(virtual, tmp_path, worlds, timeout=1200)) == []
 
 
 @pytest.mark.parametrize("zmq", [False, True])

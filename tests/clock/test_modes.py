@@ -26,6 +26,28 @@ def test_work_costs_its_cpu_time_or_nothing_even_beside_hogs(virtual, hogs, mode
     assert got == pytest.approx(took, abs=tolerance)
 
 
+def test_charged_time_follows_thread_cpu_time_through_preemption_sleeps_and_fork(virtual, hogs):
+    """Reads are estimated by the processor's counter: that must stop whenever the thread is off its processor."""
+    v = virtual(WORK + """
+def drift(seconds):
+    gaps, first = [], time.monotonic() - time.thread_time()
+    end = time.thread_time() + seconds
+    while time.thread_time() < end: gaps.append(time.monotonic() - time.thread_time() - first)
+    return max(gaps), min(gaps)
+alone = drift(0.3)
+r, w = os.pipe()
+if os.fork() == 0: os.write(w, json.dumps(drift(0.1)).encode()); os._exit(0)
+os.wait()
+before, cpu = time.monotonic(), time.thread_time()
+for _ in range(200): time.sleep(0.001)
+slept = time.monotonic() - before - 0.2 - (time.thread_time() - cpu)
+print(json.dumps({"alone": alone, "forked": json.loads(os.read(r, 100)), "slept": slept}))
+""", "charged", "--wake-cost-us", "0", "--timer-slack-us", "0", "--cold-share", "0").values()
+    for high, low in (v["alone"], v["forked"]):
+        assert -5e-4 < low and high < 5e-4
+    assert abs(v["slept"]) < 5e-3
+
+
 def test_the_host_factor_scales_charged_work(virtual):
     got = virtual(WORK + "burn(0.1)" + SAY, "charged", "--cpu-factor", "3").values()["took"]
     assert got == pytest.approx(0.3, abs=0.05)

@@ -60,6 +60,11 @@ char Oracle::state(int slot, uint32_t pid, uint32_t tid, bool in_futex) {
   return c == 'Z' ? 'X' : c;
 }
 
+bool Oracle::still_sleeps(int slot, uint32_t pid, uint32_t tid, uint64_t runs) {
+  if (runs == ~0ull || !open_files(slot, pid, tid) || files_[size_t(slot)].syscall < 0) return false;
+  return is_off_processor(files_[size_t(slot)]) && run_count(slot, pid, tid) == runs;
+}
+
 bool Oracle::read_schedstat(int slot, uint32_t pid, uint32_t tid, unsigned long long (&out)[3]) {
   if (!open_files(slot, pid, tid)) return false;
   char text[96];

@@ -13,6 +13,8 @@ class Oracle {
   // 'R' runs or may run, 'S' sleeps, 'D' and 'T' as in ps, 'X' is no more. `in_futex`: the thread is in a futex
   // wait, where 'S' can be trusted: nothing there looks again after a wake-up.
   char state(int slot, uint32_t pid, uint32_t tid, bool in_futex = false);
+  // Of a thread that slept off its processor when its run count was `runs`: does it still, in the same sleep?
+  bool still_sleeps(int slot, uint32_t pid, uint32_t tid, uint64_t runs);
   // Changes whenever the thread is put on a processor.
   uint64_t run_count(int slot, uint32_t pid, uint32_t tid);
   // CPU time as of the kernel's last look at it, ns; -1: unknown.

@@ -11,11 +11,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cpuid.h>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -25,6 +27,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 namespace revati::warp {
 
@@ -48,6 +51,21 @@ static int64_t clock_ns(clockid_t c) {
   return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+// Of the processor's time stamp counter; 0 where it may change its rate or stop.
+static double ns_per_tick() {
+  unsigned a, b, c, d;
+  constexpr unsigned kInvariant = 1u << 8;  // leaf 0x80000007, edx
+  if (!__get_cpuid(0x80000007, &a, &b, &c, &d) || !(d & kInvariant)) return 0;
+  constexpr int64_t kLong = 2 * kMillisecond;
+  int64_t begin_ns = clock_ns(CLOCK_MONOTONIC_RAW), end_ns;
+  uint64_t begin = __rdtsc(), end;
+  do {
+    end_ns = clock_ns(CLOCK_MONOTONIC_RAW);
+    end = __rdtsc();
+  } while (end_ns - begin_ns < kLong);
+  return double(end_ns - begin_ns) / double(end - begin);
+}
+
 static Page* make_page(const Options& o, const std::string& path) {
   int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) fail("cannot create the clock page " + path + ": " + strerror(errno) + "; give an empty --run-dir");
@@ -65,6 +83,10 @@ static Page* make_page(const Options& o, const std::string& path) {
   page->timer_slack = int64_t(o.timer_slack_us * 1000);
   page->wake_cost = int64_t(o.wake_cost_us * 1000);
   page->cold_share = o.cold_share;
+  page->ns_per_tick = ns_per_tick();
+  constexpr double kWatch_ns = 15'000;
+  bool may_watch = sysconf(_SC_NPROCESSORS_ONLN) > 1 && page->ns_per_tick > 0;
+  page->watch_ticks = may_watch ? uint64_t(kWatch_ns / page->ns_per_tick) : 0;
   page->real_start = real_now();
   page->base_real = o.has_epoch ? int64_t(o.epoch * 1e9) : clock_ns(CLOCK_REALTIME);
   // In `free` also the absolute monotonic times are the same in every run, to the last bit of a float.
@@ -202,7 +224,8 @@ void Run::when_busy() {
 
 // A turn is often short, and to wake from a halted processor costs more than the turn.
 void Run::linger(uint32_t kick) {
-  if (processors < 2) return;
+  page->processor = sched_getcpu();
+  if (processors < 2 || !waves.next_runs_elsewhere()) return;
   for (int64_t until = real_now() + 40'000; page->kick == kick && real_now() < until;) __builtin_ia32_pause();
 }
 

@@ -32,14 +32,25 @@ void Waves::bury(int i) {
   s.tid = s.by = s.pid = 0;
   if (s.word.compare_exchange_strong(w, pack(generation_of(w) + 1, kFree)) && runs(state_of(w))) page_->running--;
   oracle_.forget(i);
-  proved_sends_ = ~0ull;  // its parent gets a signal
+  proved_signals_ = ~0ull;  // its parent gets a signal
   counters.deaths++;
 }
 
-bool Waves::still_asleep(const Seen& e) const {
-  uint32_t kind = page_->slot[e.index].kind;
-  bool in_memory = (kind == kWord || kind == kSpin) && state_of(e.word) == kWait;
-  return in_memory && proved_[size_t(e.index)] == e.word;
+// Waits for the timekeeper and for nothing else.
+static bool waits_for_us(const Slot& s, uint64_t word) {
+  State st = state_of(word);
+  return st == kReady || (st == kWait && (s.kind == kSlotOnly || s.kind == kSpin));
+}
+
+static bool in_kernel(const Slot& s) { return s.kind == kDescriptor || s.kind == kBlocked; }
+
+bool Waves::trusted(const Seen& e) {
+  const Slot& s = page_->slot[e.index];
+  if (waits_for_us(s, e.word)) return true;
+  const Proof& p = proofs_[size_t(e.index)];
+  if (state_of(e.word) != kWait || p.word != e.word) return false;
+  if (s.kind == kWord) return p.group_sends == e.group_sends;
+  return in_kernel(s) && oracle_.still_sleeps(e.index, s.pid, s.tid, p.runs);
 }
 
 // A thread shows as dead a moment before its parent is woken. Both happen under the kernel's lock of the task
@@ -68,7 +79,7 @@ Verdict Waves::check() {
     const Slot& s = page_->slot[i];
     if (uncovered(s)) return process_state(s.pid);
     State st = state_of(s.word);
-    bool in_futex = st == kReady || (st == kWait && (s.kind == kWord || s.kind == kSpin));
+    bool in_futex = st == kReady || (st == kWait && (s.kind == kWord || s.kind == kSlotOnly || s.kind == kSpin));
     return oracle_.state(i, s.pid, s.tid, in_futex);
   };
   auto run_count = [&](int i) { return oracle_.run_count(i, page_->slot[i].pid, page_->slot[i].tid); };
@@ -92,17 +103,17 @@ Verdict Waves::check() {
     State st = state_of(w);
     if (st == kFree) continue;
     if (s.kind == kTimer && st == kWait) {
-      seen_.push_back({i, w, 0});
+      seen_.push_back({i, w});
       continue;
     }
     threads++;
     if (s.kind == kRemote) {  // it says itself when it waits; its connection ends it
-      if (st == kWait) seen_.push_back({i, w, 0});
+      if (st == kWait) seen_.push_back({i, w});
       else remote_runs = true;
       continue;
     }
     if (st == kWait || st == kReady) {
-      seen_.push_back({i, w, 0});
+      seen_.push_back({i, w});
       continue;
     }
     if (!s.tid) {  // a child on its way, unless its parent died before it could make it
@@ -129,12 +140,16 @@ Verdict Waves::check() {
   if (naive_ && !outside) return Verdict::quiet;
   page_->floor = outside;
   constexpr int64_t kTrust = 100'000'000;  // a killed process says nothing
-  uint64_t memory_sends = page_->memory_sends;
+  uint64_t signals = page_->signals;
   int64_t real = real_now();
-  bool trust = memory_sends == proved_sends_ && real - proved_at_ < kTrust;
+  bool trust = signals == proved_signals_ && real - proved_at_ < kTrust;
   for (auto& e : seen_) {  // wave 2
     Slot& s = page_->slot[e.index];
-    if (s.kind == kTimer || s.kind == kRemote || (trust && still_asleep(e))) continue;
+    if (s.kind == kTimer || s.kind == kRemote) continue;
+    bool waits = state_of(e.word) == kWait;
+    if (waits && s.kind == kWord) e.group_sends = page_->word_sends[s.group % kWordGroups];
+    if (trust && trusted(e)) continue;
+    if (waits && in_kernel(s)) e.runs = run_count(e.index);
     char c = state(e.index);
     for (int i = 0; c == 'R' && i < 20 && s.word == e.word && state_of(e.word) != kRun; i++) c = state(e.index);
     if (c == 'X') {
@@ -159,8 +174,12 @@ Verdict Waves::check() {
   // A signal handler may send from inside a wait without leaving it.
   if (page_->high != high || page_->sends != sends) return Verdict::again;
   if (!remote_runs && page_->running != outside) page_->running = outside;  // a thread killed between two steps left it wrong
-  for (auto& e : seen_) proved_[size_t(e.index)] = e.word;
-  proved_sends_ = memory_sends;
+  for (auto& e : seen_) {
+    Proof& p = proofs_[size_t(e.index)];
+    bool known = p.word == e.word && e.runs == kNotAsked;
+    p = {e.word, known ? p.runs : e.runs, e.group_sends};
+  }
+  proved_signals_ = signals;
   if (!trust) proved_at_ = real;
   last_busy_ = -1;
   if (remote_runs) {  // the clock must stand, but threads here may have their turns
@@ -185,7 +204,7 @@ bool Waves::fire_timer(int i, uint64_t word) {
   if (interval > 0) s.deadline = deadline + interval;
   else if (!s.word.compare_exchange_strong(word, pack(generation_of(word) + 1, kFree))) return false;
   counters.wakes++;
-  proved_sends_ = ~0ull;
+  proved_signals_ = ~0ull;
   if (target < 0) {
     if (kill(pid_t(pid), -target) != 0) bury(i);
     return true;
@@ -239,7 +258,7 @@ bool Waves::give_turn() {
   }
   for (int i = 0; i < int(page_->high); i++) {
     uint64_t w = page_->slot[i].word;
-    if (state_of(w) == kReady) turns_.push_back({i, w, 0});
+    if (state_of(w) == kReady) turns_.push_back({i, w});
   }
   if (turns_.empty()) return false;
   std::sort(turns_.begin(), turns_.end(), [&](auto& a, auto& b) { return before(b.index, a.index); });
@@ -384,6 +403,10 @@ std::string Waves::who_runs() {
   if (last_busy_ < 0) return "";
   const Slot& s = page_->slot[last_busy_];
   return s.tid ? describe_thread(s.pid, s.tid) : "";
+}
+
+bool Waves::next_runs_elsewhere() const {
+  return last_busy_ < 0 || page_->slot[last_busy_].processor != page_->processor;
 }
 
 void Waves::free_process(uint32_t pid) {

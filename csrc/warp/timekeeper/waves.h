@@ -39,15 +39,19 @@ class Waves {
   // Who waits where; one line each.
   std::vector<std::string> who_waits() const;
   std::string who_runs();
+  // Whether the thread that runs next will most likely do so on another processor than this one.
+  bool next_runs_elsewhere() const;
   void free_process(uint32_t pid);  // slots of timers whose process is gone
 
   Counters counters{};
   uint64_t oracle_reads() const { return oracle_.reads(); }
 
  private:
+  static constexpr uint64_t kNotAsked = ~0ull;
   struct Seen {
     int index;
-    uint64_t word, runs;
+    uint64_t word, runs = kNotAsked;
+    uint32_t group_sends = 0;
   };
   void bury(int index);
   bool fire(int index, uint64_t word, const char* event);
@@ -63,12 +67,18 @@ class Waves {
   Remote* remote_;
   Oracle oracle_;
   std::vector<Seen> seen_;
-  // Waits on words and slots that were proved asleep hold until somebody makes a memory send: only that, a
-  // signal or the timekeeper ends them. Descriptors and unknown calls are asked for every time.
-  std::vector<uint64_t> proved_ = std::vector<uint64_t>(kMaxSlots);
-  uint64_t proved_sends_ = ~0ull;
+  // What was known of a slot when the run was last proved quiet. While nobody sends a signal, a sleep on the slot alone
+  // is ended by the timekeeper only and needs no proof; a wait on a word that was proved asleep holds until somebody
+  // wakes a word of its group. Descriptors and unknown calls are asked for every time.
+  struct Proof {
+    uint64_t word = 0;         // of the slot
+    uint64_t runs = kNotAsked;  // descriptors: its run count
+    uint32_t group_sends = 0;  // words: Page::word_sends of its group
+  };
+  std::vector<Proof> proofs_ = std::vector<Proof>(kMaxSlots);
+  uint64_t proved_signals_ = ~0ull;
   int64_t proved_at_ = 0;
-  bool still_asleep(const Seen& e) const;
+  bool trusted(const Seen& e);
   std::vector<Seen> turns_;  // ready threads that still have a turn in this round, last first
   void tell_uncovered(const Slot& s);
   std::set<std::string> told_;
