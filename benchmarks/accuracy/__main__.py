@@ -23,6 +23,7 @@ def variants(names: str, cpu_factor: float | None) -> list[Variant]:
         "default": Variant(cpu_factor=cpu_factor),
         "free-host": Variant("free-host", cpu_time="free"),
         "own-kv": Variant("own-kv", cpu_factor=cpu_factor, pin=False),
+        "all-ranks": Variant("all-ranks", cpu_factor=cpu_factor, fold_ranks=False),
         "roofline": Variant("roofline", cpu_factor=cpu_factor, latency="roofline"),
         "older-engine": Variant("older-engine", cpu_factor=cpu_factor, older_engine=True),
     }
@@ -57,6 +58,8 @@ def run_all(
     for case in chosen:
         for variant in variants(arguments.variants, arguments.cpu_factor):
             if variant.name == "own-kv" and not case.series.pinned:
+                continue
+            if not variant.fold_ranks and case.series.gpus == 1:
                 continue
             if variant.older_engine and not case.series.older_engine:
                 continue

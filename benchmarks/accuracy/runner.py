@@ -35,6 +35,7 @@ class Variant:
     cpu_factor: float | None = None
     latency: str = "profile"
     pin: bool = True  # take over what the real engine resolved (KV blocks)
+    fold_ranks: bool = True  # one process for all tensor-parallel ranks: the same results, less work
     older_engine: bool = False  # bring back what the measured version of the engine did
 
 
@@ -102,6 +103,7 @@ def options_for(case: Case, variant: Variant) -> RunOptions:
         cpu_time=variant.cpu_time,
         cpu_factor=variant.cpu_factor,
         latency=variant.latency,
+        fold_ranks=variant.fold_ranks and case.series.gpus > 1,
     )
 
 

@@ -129,16 +129,17 @@ class Plan:
         """Launch a step into the recorder; the numbers of its launches."""
         before = recorder.count
         if isinstance(step, Kernel):
-            read = sum(
-                sizes.bytes_of(root) if not gathered else min(sizes.bytes_of(root), 2 * self._written(step, sizes))
-                for root, gathered in ((node, gathered) for node, gathered in step.reads)
-            )
+            written = self._written(step, sizes)
+            read = 0
+            for source, indexed in step.reads:  # of a table no more is read than what comes out
+                size = sizes.bytes_of(source)
+                read += min(size, written) if indexed else size
             _C.launch(
                 step.name,
                 ["family", "read_bytes", "write_bytes"],
                 step.family,
-                int(read),
-                int(self._written(step, sizes)),
+                read,
+                written,
                 device=torch.cuda.current_device(),
             )
         else:

@@ -55,7 +55,7 @@ class Kernel:
     """Operators that run as one kernel; `reads` are arguments, each storage region once."""
 
     operators: list[Operator]
-    reads: list[tuple[fx.Node, bool]] = field(default_factory=list)  # argument, is it gathered from
+    reads: list[tuple[fx.Node, bool]] = field(default_factory=list)  # argument, may it be a table that is indexed
     writes: list[Root] = field(default_factory=list)
 
     @property
@@ -218,7 +218,7 @@ def _find_traffic(kernels: Iterable[Kernel], operators: list[Operator], watcher:
             for node, root in operator.reads:
                 if root not in made and node not in seen:
                     seen.add(node)
-                    kernel.reads.append((node, gathers and _is_table(operator, node)))
+                    kernel.reads.append((node, gathers))
             for root in operator.writes:
                 made.add(root)
                 outside = root[0].op == "placeholder" or root in leaving
@@ -232,11 +232,6 @@ def _is_activation(node: fx.Node) -> bool:
     """Whether the first dimension of a graph input varies from call to call (tokens), as that of no weight does."""
     value = node.meta.get("example_value")
     return isinstance(value, torch.Tensor) and bool(value.dim()) and not isinstance(value.shape[0], int)
-
-
-def _is_table(operator: Operator, node: fx.Node) -> bool:
-    """The first tensor argument of a gather is indexed, not swept."""
-    return bool(operator.reads) and operator.reads[0][0] is node
 
 
 def _mutated(node: fx.Node, roots: dict[fx.Node, list[Root]]) -> list[Root]:
