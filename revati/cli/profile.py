@@ -201,6 +201,7 @@ def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
 
     try:
         profile = load_profile(gpu)
+        profile.check_files()
     except (ValueError, OSError) as error:
         _fail(error)
     spec = profile.spec
@@ -226,6 +227,8 @@ def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
             f"{source['name']} {source['version']} ({source['licence']}) "
             f"{source['file']} {source['sha256'][:12]}"
         )
+    if missing := profile.families_missing():
+        typer.echo(f"no model of {', '.join(missing)}: priced by the roofline; an error with --strict")
     kept = profile.folder / REPORT_FILE
     if kept.is_file():
         _print_report(gpu, json.loads(kept.read_text())["rows"])
@@ -243,14 +246,19 @@ def collect(
     repeats: Annotated[int, typer.Option(min=1, help="replays of each op")] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the shapes, measure nothing")] = False,
 ) -> None:
-    """Measure ops on the GPU of this machine; interrupted, it goes on where it stopped. Then: fit."""
+    """Measure ops on the GPU of this machine; interrupted, it goes on where it stopped. Then: fit.
+
+    With --model, the engine first runs the model on the virtual device, which tells what has to be measured.
+    """
     from importlib import metadata
 
+    from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
     from revati.profiler import collect as collector
     from revati.profiler import measure, recipes
+    from revati.profiler.shapes import read_shapes
     from revati.spec import load_spec
 
     try:
@@ -258,11 +266,10 @@ def collect(
         if (model is None) == (shapes is None):
             raise measure.MeasurementError("give either --model config.json or --shapes file.jsonl")
         if shapes is not None:
-            todo = collector.read_shapes(shapes)
+            todo = read_shapes(shapes)
         else:
             assert model is not None
-            degrees = tuple(int(part) for part in tp.split(","))
-            todo = list(collector.shapes_for_model(json.loads(model.read_text()), degrees))
+            todo = _recorded_shapes(model, tp, gpu, engine)
         if dry_run:
             for shape in todo:
                 typer.echo(json.dumps(shape))
@@ -273,22 +280,47 @@ def collect(
                 f"this GPU is {timer.gpu_name!r}, profile {gpu} is of {spec.name!r}"
             )
         journal = recipes.measurements_dir() / f"{gpu}.collect.jsonl"
-        with Bar(TextColumn("{task.description}"), BarColumn()) as bar:
+        with Bar(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task("measuring", total=len(todo))
 
             def note(progress: collector.Progress) -> None:
                 text = f"{progress.name} {collector.left_text(progress)}"
                 bar.update(task, completed=progress.done, total=progress.total, description=text)
 
-            records = collector.collect(todo, timer, journal, repeats=repeats, note=note)
-        frame = collector.to_frame(records, gpu, engine, metadata.version(engine))
+            version = metadata.version(engine)
+            records = collector.collect(
+                todo, timer, journal, engine=f"{engine} {version}", repeats=repeats, note=note
+            )
+        frame = collector.to_frame(records, gpu, engine, version)
         target = recipes.measurement_path(f"{gpu}.collect")
-        measure.write(frame, target, [{"name": "revati profile collect", "version": metadata.version(engine),
+        measure.write(frame, target, [{"name": "revati profile collect", "version": version,
                                        "licence": "-", "file": journal.name, "sha256": "-"}])  # fmt: skip
     except (ValueError, OSError, metadata.PackageNotFoundError) as error:
         _fail(error)
     failed = sum("error" in record for record in records)
     typer.echo(f"{target}: {len(frame)} measurements, {failed} shapes failed; next: revati profile fit {gpu}")
+
+
+def _recorded_shapes(model: Path, tp: str, gpu: str, engine: str) -> list[dict[str, Any]]:
+    """Shapes of `model` at each tensor parallel degree of `tp` ("1,2"), recorded on the virtual device."""
+    from rich.console import Console
+
+    from revati.profiler import recording, shapes
+    from revati.profiler.measure import MeasurementError
+
+    degrees = [part.strip() for part in tp.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in degrees):
+        raise MeasurementError(f"--tp {tp}: expected positive numbers such as 1,2,4")
+    rows = []
+    with Console(stderr=True).status("recording") as status:
+        for degree in degrees:
+            status.update(f"recording {engine} with {model.parent.name or model} on {degree} virtual GPUs")
+            rows += recording.record(model, gpu=gpu, engine=engine, tensor_parallel=int(degree))
+    launches = shapes.from_log(rows)
+    if launches.not_measured:
+        names = ", ".join(sorted(launches.not_measured))
+        typer.echo(f"launched, but not measured by collect: {names}", err=True)
+    return list(shapes.grid(launches))
 
 
 def _timer() -> Any:
