@@ -109,8 +109,13 @@ def _rows(gpu: str) -> tuple[Any, Any, list[Path], list[Path], bool]:
 def fit(
     gpu: Annotated[str, typer.Argument(help="id of the GPU")],
     out: Annotated[Path | None, typer.Option(help="folder to write; default: the profile itself")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="write nothing; compare with the profile, bit for bit")
+    ] = False,
 ) -> None:
     """Fit the models of a profile from its measurement files; the same files give the same bits."""
+    import tempfile
+
     from revati.profiler.fit import fit_profile
     from revati.spec import load_spec, profiles_dir
 
@@ -118,11 +123,30 @@ def fit(
         load_spec(gpu)
         _own, _other, files, pool, pool_shapes = _rows(gpu)
         folder = out or profiles_dir() / gpu
+        if check:
+            with tempfile.TemporaryDirectory() as scratch:
+                _compare(gpu, fit_profile(gpu, files, pool, Path(scratch), pool_shapes=pool_shapes))
+            return
         provenance = fit_profile(gpu, files, pool, folder, pool_shapes=pool_shapes)
     except (ValueError, OSError) as error:
         _fail(error)
     size = sum((folder / name).stat().st_size for name in provenance["files"])
     typer.echo(f"{folder}: {len(provenance['models'])} models, {size / 1e6:.1f} MB")
+
+
+def _compare(gpu: str, fresh: dict[str, Any]) -> None:
+    """Exit with 1, naming what differs, unless `fresh` is the provenance that the profile of `gpu` ships."""
+    from revati.latency.store import load_profile
+
+    kept = load_profile(gpu).provenance
+    differ = [n for n, digest in fresh["files"].items() if kept.get("files", {}).get(n) != digest]
+    for field in ("sources", "xgboost", "numpy", "models"):
+        if kept.get(field) != fresh[field]:
+            differ.append(f"{field} in provenance.json")
+    if differ:
+        typer.echo(f"{gpu}: differs from the profile: {', '.join(differ)}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{gpu}: {len(fresh['files'])} files, all as in the profile, bit for bit")
 
 
 @app.command()
@@ -189,6 +213,17 @@ def _print_report(gpu: str, rows: list[dict[str, Any]]) -> None:
             _percent(row["roofline"]),
         )  # fmt: skip
     Console(width=150).print(table)
+
+
+@app.command()
+def table() -> None:
+    """The held-out table of all profiles as Markdown, from their reports."""
+    from revati.profiler.table import markdown
+
+    try:
+        typer.echo(markdown())
+    except (ValueError, OSError, KeyError) as error:
+        _fail(error)
 
 
 @app.command()

@@ -67,9 +67,9 @@ def collect(
 ) -> list[dict[str, Any]]:
     """Time every shape that the journal does not have yet; returns all records (one a shape).
 
-    engine: name and version of whose kernels are timed. A shape that the timer cannot run is recorded with its
-    error and skipped from then on. Delete the journal to start over. Raises MeasurementError for a journal that
-    another card or another engine version began: their times do not belong into one table.
+    engine: name and version of whose kernels are timed. A shape that the timer cannot run is recorded with
+    its error and skipped from then on. Delete the journal to start over. Raises MeasurementError for a
+    journal that another card or engine version began: their times do not belong into one table.
     """
     records = _read_journal(journal, {"gpu_name": timer.gpu_name, "engine": engine})
     done = {record["key"] for record in records}

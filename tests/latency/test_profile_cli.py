@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from test_profiler import SPEC, FakeTimer
 from typer.testing import CliRunner
@@ -13,13 +15,15 @@ from revati.latency.predictor import Predictor
 from revati.latency.store import Profile, _load
 from revati.latency.work import GemmShape
 from revati.profiler import measure, recording
+from revati.profiler.fit import load_rows
+from revati.profiler.heldout import row_work
 from revati.spec import profiles_dir
 
 SHAPE = {"family": "gemm", "kind": "bf16", "m": 8, "n": 64, "k": 64}
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 1024, "intermediate_size": 4096,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 8, "vocab_size": 32000,
-    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16", "hidden_act": "silu",
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 1024, "hidden_act": "silu",
+    "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 8,
+    "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16",
     "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 
@@ -92,10 +96,10 @@ def test_bad_arguments_are_one_clear_line(measurements):
 
 
 def test_measurements_of_another_card_are_refused(measurements):
-    run("import", "csv", csv(measurements, 5000), "--gpu", "a100_sxm", "--out", str(measurements / "a.parquet"))
-    (measurements / "a.parquet").rename(measurements / "l40s.collect.parquet")
+    foreign = measurements / "l40s.collect.parquet"
+    run("import", "csv", csv(measurements, 5000), "--gpu", "a100_sxm", "--out", str(foreign))
     for name in ("l40s.aiconfigurator", "rtx4090.llmservingsim", "rtx_pro_6000.llmservingsim"):
-        shutil.copyfile(measurements / "l40s.collect.parquet", measurements / f"{name}.parquet")
+        shutil.copyfile(foreign, measurements / f"{name}.parquet")
     refused("fit", "l40s", words="measurements of 'a100_sxm' among those of 'l40s'")
 
 
@@ -119,6 +123,21 @@ def test_families_without_a_model_are_named(own_profiles):
     assert "no model of gemm" in run("show", "rtx4090").output
 
 
+def test_fit_check_compares_bit_for_bit(measurements, own_profiles, monkeypatch):
+    rng = np.random.RandomState(0)
+    rows = pd.DataFrame({"m": rng.randint(1, 4096, 200), "n": 4096, "k": 4096})
+    rows = rows.assign(gpu="rtx4090", family="gemm", kind="bf16", batch=1, timing="kernel", l2="cold")
+    rows["latency_ns"] = 5000.0 + 30.0 * rows["m"] * rng.uniform(0.9, 1.1, 200)
+    measure.write(rows, measurements / "own.parquet")
+    monkeypatch.setattr(cli, "_rows", lambda gpu: _only(measurements / "own.parquet", "rtx4090"))
+    differs = run("fit", "rtx4090", "--check")
+    assert differs.exit_code == 1 and "models/gemm_bf16.ubj.gz" in differs.output
+    assert run("fit", "rtx4090").exit_code == 0
+    _load.cache_clear()
+    same = run("fit", "rtx4090", "--check")
+    assert same.exit_code == 0 and "bit for bit" in same.output, same.output
+
+
 def test_collect_shapes_of_a_file(fake_gpu):
     (fake_gpu / "s.jsonl").write_text(json.dumps(SHAPE) + "\n")
     done = run("collect", "--gpu", "l40s", "--shapes", str(fake_gpu / "s.jsonl"))
@@ -132,7 +151,8 @@ def test_collect_on_another_engine_version_is_refused(fake_gpu, monkeypatch):
     assert run("collect", "--gpu", "l40s", "--shapes", str(fake_gpu / "s.jsonl")).exit_code == 0
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.33.0")
     done = run("collect", "--gpu", "l40s", "--shapes", str(fake_gpu / "s.jsonl"))
-    assert done.exit_code == 2 and "begun on vllm 0.32.0, this is vllm 0.33.0" in done.output.replace("\n", " ")
+    assert done.exit_code == 2
+    assert "begun on vllm 0.32.0, this is vllm 0.33.0" in done.output.replace("\n", " ")
 
 
 def test_show_and_gpus():
@@ -161,23 +181,20 @@ def test_collect_a_model_from_recording_to_prediction(fake_gpu, monkeypatch):
     predictor = Predictor("l40s")
     predictor.profile = Profile(SPEC, fake_gpu / "l40s")
     row = frame[(frame["n"] == 4096) & (frame["m"] == 512)].iloc[0]
-    from revati.profiler.heldout import row_work
-
     work = row_work(row)
     assert work.shape == GemmShape(512, 4096, 1024, "bf16")
     got = predictor.predict_work(work)
     assert got.duration_ns + SPEC.graph_kernel_gap_ns == pytest.approx(row["latency_ns"], rel=0.2)
 
 
-def _only(path: Path):
-    from revati.profiler.fit import load_rows
-
-    own, other = load_rows("l40s", [path], [])
+def _only(path: Path, gpu: str = "l40s"):
+    own, other = load_rows(gpu, [path], [])
     return own, other, [path], [], False
 
 
 @pytest.mark.engine
 def test_what_the_engine_refuses_is_one_clear_line(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["NoSuchModel"], "model_type": "nope"}))
-    with pytest.raises(measure.MeasurementError, match="vllm cannot run this model: .+"):
-        recording.record(tmp_path / "config.json", gpu="l40s", engine="vllm", tensor_parallel=1)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"architectures": ["NoSuchModel"], "model_type": "nope"}))
+    with pytest.raises(measure.MeasurementError, match=r"vllm cannot run this model: .*nope"):
+        recording.record(config, gpu="l40s", engine="vllm", tensor_parallel=1)

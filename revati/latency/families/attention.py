@@ -196,7 +196,7 @@ class AttentionEstimator:
         rows = [af.prefill(float(count), q, float(context), heads, self.spec, SCALARS)[0] for q, _ in nodes]
         logs = booster.predict(np.concatenate(rows))
         value = sum(w * float(log) for (_, w), log in zip(nodes, logs, strict=True))
-        _, roof = af.prefill(float(count), float(query), float(context), heads, self.spec, SCALARS)
+        roof = af.prefill_roof_us(float(count), float(query), float(context), heads, self.spec)
         return math.exp(value) * (roof + af.OFFSET_US) * 1e3 - booster.gap_ns
 
     def _mixed(self, shape: AttentionShape, parts: Parts) -> tuple[float, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from revati.latency.families.vectors import ARRAYS, Xp
+from revati.latency.families.vectors import ARRAYS, SCALARS, Xp
 from revati.spec import GpuSpec
 
 OFFSET_US = 5.0
@@ -74,6 +74,25 @@ def _tile(h: Heads, xp: Xp) -> tuple[Number, Number]:
     return rows, where(h.fp8 > 0, narrow, wide)
 
 
+def _prefill_work(
+    batch: Number, query: Number, context: Number, h: Heads, xp: Xp
+) -> tuple[Number, Number, Number]:
+    """(keys that a sequence reads, operations, bytes) of a prefill call."""
+    keys = query + context
+    seen = xp.where(h.window > 0, xp.minimum(keys, h.window + query), keys)
+    flops = 4 * batch * h.heads * h.dim * _pairs(query, context, h.window, xp)
+    kv = 2 * batch * h.kv_heads * h.dim * seen * (2 - h.fp8)
+    return seen, flops, kv + 4 * batch * query * h.heads * h.dim
+
+
+def prefill_roof_us(
+    batch: float, query: float, context: float, h: Heads, spec: GpuSpec
+) -> float:  # fmt: skip
+    """The roofline that `prefill` returns, of one call."""
+    _, flops, size = _prefill_work(batch, query, context, h, SCALARS)
+    return float(max(flops / spec.peak_flops.bf16 * 1e6, size / spec.hbm_bytes_per_s * 1e6))
+
+
 def prefill(
     batch: Number, query: Number, context: Number, h: Heads, spec: GpuSpec, xp: Xp = ARRAYS
 ) -> tuple[Number, Number]:
@@ -85,10 +104,7 @@ def prefill(
     log2, ceil, sm = xp.log2, xp.ceil, spec.sm_count
     keys = query + context
     element = 2 - h.fp8
-    seen = xp.where(h.window > 0, xp.minimum(keys, h.window + query), keys)
-    flops = 4 * batch * h.heads * h.dim * _pairs(query, context, h.window, xp)
-    kv = 2 * batch * h.kv_heads * h.dim * seen * element
-    size = kv + 4 * batch * query * h.heads * h.dim
+    seen, flops, size = _prefill_work(batch, query, context, h, xp)
     t_flops, t_memory = flops / spec.peak_flops.bf16 * 1e6, size / spec.hbm_bytes_per_s * 1e6
     roof = xp.maximum(t_flops, t_memory)
     group = h.heads / h.kv_heads
