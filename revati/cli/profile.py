@@ -109,8 +109,13 @@ def _rows(gpu: str) -> tuple[Any, Any, list[Path], list[Path], bool]:
 def fit(
     gpu: Annotated[str, typer.Argument(help="id of the GPU")],
     out: Annotated[Path | None, typer.Option(help="folder to write; default: the profile itself")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="write nothing; compare with the profile, bit for bit")
+    ] = False,
 ) -> None:
     """Fit the models of a profile from its measurement files; the same files give the same bits."""
+    import tempfile
+
     from revati.profiler.fit import fit_profile
     from revati.spec import load_spec, profiles_dir
 
@@ -118,11 +123,30 @@ def fit(
         load_spec(gpu)
         _own, _other, files, pool, pool_shapes = _rows(gpu)
         folder = out or profiles_dir() / gpu
+        if check:
+            with tempfile.TemporaryDirectory() as scratch:
+                _compare(gpu, fit_profile(gpu, files, pool, Path(scratch), pool_shapes=pool_shapes))
+            return
         provenance = fit_profile(gpu, files, pool, folder, pool_shapes=pool_shapes)
     except (ValueError, OSError) as error:
         _fail(error)
     size = sum((folder / name).stat().st_size for name in provenance["files"])
     typer.echo(f"{folder}: {len(provenance['models'])} models, {size / 1e6:.1f} MB")
+
+
+def _compare(gpu: str, fresh: dict[str, Any]) -> None:
+    """Exit with 1, naming what differs, unless `fresh` is the provenance that the profile of `gpu` ships."""
+    from revati.latency.store import load_profile
+
+    kept = load_profile(gpu).provenance
+    differ = [n for n, digest in fresh["files"].items() if kept.get("files", {}).get(n) != digest]
+    for field in ("sources", "xgboost", "numpy", "models"):
+        if kept.get(field) != fresh[field]:
+            differ.append(f"{field} in provenance.json")
+    if differ:
+        typer.echo(f"{gpu}: differs from the profile: {', '.join(differ)}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{gpu}: {len(fresh['files'])} files, all as in the profile, bit for bit")
 
 
 @app.command()
@@ -192,6 +216,17 @@ def _print_report(gpu: str, rows: list[dict[str, Any]]) -> None:
 
 
 @app.command()
+def table() -> None:
+    """The held-out table of all profiles as Markdown, from their reports."""
+    from revati.profiler.table import markdown
+
+    try:
+        typer.echo(markdown())
+    except (ValueError, OSError, KeyError) as error:
+        _fail(error)
+
+
+@app.command()
 def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
     """What a profile holds: spec, models with sources, ranges and held-out errors."""
     from rich.console import Console
@@ -201,6 +236,7 @@ def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
 
     try:
         profile = load_profile(gpu)
+        profile.check_files()
     except (ValueError, OSError) as error:
         _fail(error)
     spec = profile.spec
@@ -226,6 +262,8 @@ def show(gpu: Annotated[str, typer.Argument(help="id of the GPU")]) -> None:
             f"{source['name']} {source['version']} ({source['licence']}) "
             f"{source['file']} {source['sha256'][:12]}"
         )
+    if missing := profile.families_missing():
+        typer.echo(f"no model of {', '.join(missing)}: priced by the roofline; an error with --strict")
     kept = profile.folder / REPORT_FILE
     if kept.is_file():
         _print_report(gpu, json.loads(kept.read_text())["rows"])
@@ -243,14 +281,19 @@ def collect(
     repeats: Annotated[int, typer.Option(min=1, help="replays of each op")] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the shapes, measure nothing")] = False,
 ) -> None:
-    """Measure ops on the GPU of this machine; interrupted, it goes on where it stopped. Then: fit."""
+    """Measure ops on the GPU of this machine; interrupted, it goes on where it stopped. Then: fit.
+
+    With --model, the engine first runs the model on the virtual device, which tells what has to be measured.
+    """
     from importlib import metadata
 
+    from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
     from revati.profiler import collect as collector
     from revati.profiler import measure, recipes
+    from revati.profiler.shapes import read_shapes
     from revati.spec import load_spec
 
     try:
@@ -258,11 +301,10 @@ def collect(
         if (model is None) == (shapes is None):
             raise measure.MeasurementError("give either --model config.json or --shapes file.jsonl")
         if shapes is not None:
-            todo = collector.read_shapes(shapes)
+            todo = read_shapes(shapes)
         else:
             assert model is not None
-            degrees = tuple(int(part) for part in tp.split(","))
-            todo = list(collector.shapes_for_model(json.loads(model.read_text()), degrees))
+            todo = _recorded_shapes(model, tp, gpu, engine)
         if dry_run:
             for shape in todo:
                 typer.echo(json.dumps(shape))
@@ -273,22 +315,47 @@ def collect(
                 f"this GPU is {timer.gpu_name!r}, profile {gpu} is of {spec.name!r}"
             )
         journal = recipes.measurements_dir() / f"{gpu}.collect.jsonl"
-        with Bar(TextColumn("{task.description}"), BarColumn()) as bar:
+        with Bar(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task("measuring", total=len(todo))
 
             def note(progress: collector.Progress) -> None:
                 text = f"{progress.name} {collector.left_text(progress)}"
                 bar.update(task, completed=progress.done, total=progress.total, description=text)
 
-            records = collector.collect(todo, timer, journal, repeats=repeats, note=note)
-        frame = collector.to_frame(records, gpu, engine, metadata.version(engine))
+            version = metadata.version(engine)
+            records = collector.collect(
+                todo, timer, journal, engine=f"{engine} {version}", repeats=repeats, note=note
+            )
+        frame = collector.to_frame(records, gpu, engine, version)
         target = recipes.measurement_path(f"{gpu}.collect")
-        measure.write(frame, target, [{"name": "revati profile collect", "version": metadata.version(engine),
+        measure.write(frame, target, [{"name": "revati profile collect", "version": version,
                                        "licence": "-", "file": journal.name, "sha256": "-"}])  # fmt: skip
     except (ValueError, OSError, metadata.PackageNotFoundError) as error:
         _fail(error)
     failed = sum("error" in record for record in records)
     typer.echo(f"{target}: {len(frame)} measurements, {failed} shapes failed; next: revati profile fit {gpu}")
+
+
+def _recorded_shapes(model: Path, tp: str, gpu: str, engine: str) -> list[dict[str, Any]]:
+    """Shapes of `model` at each tensor parallel degree of `tp` ("1,2"), recorded on the virtual device."""
+    from rich.console import Console
+
+    from revati.profiler import recording, shapes
+    from revati.profiler.measure import MeasurementError
+
+    degrees = [part.strip() for part in tp.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in degrees):
+        raise MeasurementError(f"--tp {tp}: expected positive numbers such as 1,2,4")
+    rows = []
+    with Console(stderr=True).status("recording") as status:
+        for degree in degrees:
+            status.update(f"recording {engine} with {model.parent.name or model} on {degree} virtual GPUs")
+            rows += recording.record(model, gpu=gpu, engine=engine, tensor_parallel=int(degree))
+    launches = shapes.from_log(rows)
+    if launches.not_measured:
+        names = ", ".join(sorted(launches.not_measured))
+        typer.echo(f"launched, but not measured by collect: {names}", err=True)
+    return list(shapes.grid(launches))
 
 
 def _timer() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 
-from revati.latency import ops
+from revati.latency import ops, worklog
 from revati.latency.bandwidth import DEFAULTS, bandwidth_ns, host_copy_ns
 from revati.latency.record import OpRecord, Prediction
 from revati.latency.roofline import KERNEL_FLOOR_NS, roofline_estimate_ns
@@ -40,6 +40,7 @@ class Predictor:
         self.profile: Profile = load_profile(gpu)
         self.spec: GpuSpec = self.profile.spec
         self._broken: set[str] = set()
+        self._log = worklog.from_environment()
 
     def live_args(self, name: str) -> tuple[str, ...]:
         """Argument names whose live values set the price of op `name`; () for most ops."""
@@ -59,6 +60,8 @@ class Predictor:
                 self._broken.add(record.name)
                 warnings.warn(f"{record.name}: unexpected arguments ({error}); priced by bytes", stacklevel=2)
             work, known = ops.memory.extract_unknown(ops.ArgView(record), "other"), False
+        if self._log is not None:
+            self._log.note(record, work)
         return self.predict_work(work, record.name, known=known)
 
     def predict_work(self, work: Work, name: str = "", *, known: bool = True) -> Prediction:

@@ -19,6 +19,7 @@ from revati.spec import GpuSpec, load_spec, profiles_dir
 PROVENANCE_FILE = "provenance.json"
 BANDWIDTH_FILE = "bandwidth.json"
 MODELS_DIR = "models"
+SHAPED_FAMILIES = ("gemm", "attention", "moe", "collective")
 
 
 class ProfileError(ValueError):
@@ -71,6 +72,16 @@ class Profile:
             self._estimators[family] = families.load(family, self)
         estimator = self._estimators[family]
         return None if estimator is None else estimator.estimate(work)
+
+    def check_files(self) -> None:
+        """Raise ProfileError for the first file that is missing or not as provenance.json lists it."""
+        for name in self.provenance.get("files", {}):
+            self._checked(name)
+
+    def families_missing(self) -> list[str]:
+        """Shaped families that this profile has no model of."""
+        covered = {entry["family"] for entry in self.provenance.get("models", {}).values()}
+        return [family for family in SHAPED_FAMILIES if family not in covered]
 
     def model_path(self, name: str) -> Path | None:
         """Checked path of `models/<name>`, None if the profile has no such model."""

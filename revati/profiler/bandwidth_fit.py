@@ -51,7 +51,11 @@ def kernel_ns(rows: pd.DataFrame) -> Array:
 
 
 def fit_family(rows: pd.DataFrame, source: str) -> BandwidthModel:
-    """Least squares on log time over `rows` (one family, one or more cards)."""
+    """Least squares on log time over `rows` (one family, one or more cards).
+
+    Constants keep four digits: linear algebra differs in the ninth from one CPU to another, and a profile is
+    to be the same file on all of them.
+    """
     from scipy.optimize import least_squares
 
     size = (rows["read_bytes"] + rows["write_bytes"]).to_numpy(dtype=float)
@@ -69,12 +73,15 @@ def fit_family(rows: pd.DataFrame, source: str) -> BandwidthModel:
                 bounds=(low, high),
                 loss="soft_l1",
                 f_scale=0.1,
+                xtol=1e-12,
+                ftol=1e-12,
+                gtol=1e-12,
             )
             if best is None or result.cost < best.cost:
                 best = result
     assert best is not None
     error = float(np.mean(np.abs(_predict(best.x, size, *hardware) / time_ns - 1)))
-    start, slow, fast, share, sharpness = (round(float(v), 6) for v in np.exp(best.x))
+    start, slow, fast, share, sharpness = (float(f"{v:.4g}") for v in np.exp(best.x))
     return BandwidthModel(
         start, slow, fast, share, sharpness, max_bytes=float(size.max()), error=round(error, 4), source=source
     )

@@ -1,8 +1,7 @@
 """Measure ops on the GPU of this machine: warm and cold L2, repeats, percentiles, resumable.
 
-Input: op shapes to time, as JSON lines (`{"family": "gemm", "kind": "bf16", "m": 64, "n": 4096, ...}`), or
-`shapes_for_model`, which enumerates what a model launches. Output: rows of `profiler.measure`, appended to a
-journal after every op, so that an interrupted run goes on where it stopped.
+Input: op shapes to time (`profiler.shapes`). Output: rows of `profiler.measure`, appended to a journal after
+every op, so that an interrupted run goes on where it stopped.
 
 Timing is behind `Timer`, so that the whole path runs without a GPU in tests.
 """
@@ -12,36 +11,20 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from revati.profiler.measure import MeasurementError
+from revati.profiler.shapes import Shape, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPEATS = 20
-TOKENS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-KEYS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-CHUNKS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-SHAPE_COLUMNS = {
-    "gemm": ("kind", "m", "n", "k"),
-    "attention": (
-        "heads", "kv_heads", "head_dim", "kv_kind", "prefill_seqs", "prefill_q", "prefill_context",
-        "decode_seqs",
-        "decode_kv",
-    ),
-    "norm": ("tokens", "hidden"), "activation": ("tokens", "hidden"), "rope": ("tokens", "hidden"),
-    "embedding": ("tokens", "hidden"), "elementwise": ("tokens", "hidden"),
-}  # fmt: skip
-"""What a shape of each family must say; `hidden`: elements of one row of the input."""
 TRAFFIC = {"norm": (4, 4), "activation": (2, 1), "rope": (2, 2), "embedding": (2, 2), "elementwise": (2, 2)}
 """Bytes read and written for each element of `hidden` and each token."""
-
-Shape = dict[str, Any]
 
 
 class Timer(Protocol):
@@ -72,113 +55,31 @@ class Progress:
     name: str
 
 
-def read_shapes(path: Path) -> list[Shape]:
-    """Shapes of a JSON-lines file. Raises MeasurementError naming the line that is wrong."""
-    shapes = []
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise MeasurementError(f"{path}: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            shape = json.loads(line)
-            check_shape(shape)
-        except (ValueError, TypeError) as error:
-            raise MeasurementError(f"{path}, line {number}: {error}") from None
-        shapes.append(shape)
-    if not shapes:
-        raise MeasurementError(f"{path}: no shapes; one JSON object a line is expected")
-    return shapes
-
-
-def check_shape(shape: Shape) -> None:
-    """Raise MeasurementError for a shape without a known family or without that family's sizes."""
-    if not isinstance(shape, dict) or shape.get("family") not in SHAPE_COLUMNS:
-        raise MeasurementError(f"family must be one of {', '.join(SHAPE_COLUMNS)}")
-    for name in SHAPE_COLUMNS[shape["family"]]:
-        value = shape.get(name)
-        if name in ("kind", "kv_kind"):
-            if not isinstance(value, str):
-                raise MeasurementError(f'{name} is missing, such as "bf16"')
-        elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise MeasurementError(f"{name} must be a whole number, found {value!r}")
-
-
-def shapes_for_model(config: dict[str, Any], tensor_parallel: tuple[int, ...]) -> Iterator[Shape]:
-    """What a dense decoder with this `config.json` launches on one rank, over token counts and lengths.
-
-    Raises MeasurementError for a config without the usual fields or sizes that do not divide.
-    """
-    try:
-        hidden, inter = int(config["hidden_size"]), int(config["intermediate_size"])
-        heads, layers_vocab = int(config["num_attention_heads"]), int(config["vocab_size"])
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        dim = int(config.get("head_dim") or hidden // heads)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MeasurementError(f"model config: field {error} is missing or no number") from None
-    for ranks in tensor_parallel:
-        if ranks < 1 or heads % ranks or inter % ranks:
-            raise MeasurementError(
-                f"tensor parallel {ranks} does not divide {heads} heads and {inter} columns"
-            )
-        q, kv, wide = heads // ranks * dim, max(1, kv_heads // ranks) * dim, inter // ranks
-        products = [(q + 2 * kv, hidden), (hidden, q), (2 * wide, hidden), (hidden, wide)]
-        for tokens in TOKENS:
-            for n, k in products:
-                yield {"family": "gemm", "kind": "bf16", "m": tokens, "n": n, "k": k}
-            if tokens <= max(BATCHES):
-                yield {"family": "gemm", "kind": "bf16", "m": tokens, "n": layers_vocab // ranks, "k": hidden}
-            for family, width in (
-                ("norm", hidden),
-                ("activation", 2 * wide),
-                ("rope", q + kv),
-                ("embedding", hidden),
-            ):
-                yield {"family": family, "tokens": tokens, "hidden": width}
-        local = {"heads": heads // ranks, "kv_heads": max(1, kv_heads // ranks), "head_dim": dim}
-        head = {"family": "attention", "kv_kind": "bf16", **local}
-        none = {"prefill_seqs": 0, "prefill_q": 0, "prefill_context": 0, "decode_seqs": 0, "decode_kv": 0}
-        for keys in KEYS:
-            for batch in BATCHES:
-                if batch * keys <= 2**20:
-                    yield {**head, **none, "decode_seqs": batch, "decode_kv": keys}
-        for chunk in CHUNKS:
-            for context in (0, *KEYS[3:]):
-                prefill = {"prefill_seqs": 1, "prefill_q": chunk, "prefill_context": context}
-                yield {**head, **none, **prefill}
-                for batch in BATCHES[::2]:
-                    yield {**head, **none, **prefill, "decode_seqs": batch, "decode_kv": 1024}
-
-
-def key_of(shape: Shape) -> str:
-    """Identity of a shape in the journal."""
-    return json.dumps({name: shape[name] for name in ("family", *SHAPE_COLUMNS[shape["family"]])})
-
-
 def collect(
     shapes: list[Shape],
     timer: Timer,
     journal: Path,
     *,
+    engine: str = "",
     repeats: int = REPEATS,
     note: Callable[[Progress], None] = lambda progress: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[dict[str, Any]]:
     """Time every shape that the journal does not have yet; returns all records (one a shape).
 
-    A shape that the timer cannot run is recorded with its error and skipped from then on. Delete the journal
-    to start over.
+    engine: name and version of whose kernels are timed. A shape that the timer cannot run is recorded with
+    its error and skipped from then on. Delete the journal to start over. Raises MeasurementError for a
+    journal that another card or engine version began: their times do not belong into one table.
     """
-    records = _read_journal(journal, timer.gpu_name)
+    records = _read_journal(journal, {"gpu_name": timer.gpu_name, "engine": engine})
     done = {record["key"] for record in records}
     todo = list({key_of(s): s for s in shapes if key_of(s) not in done}.items())
     start = clock()
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a") as handle:
         for index, (key, shape) in enumerate(todo):
-            record = {"key": key, "gpu_name": timer.gpu_name, **_measure(shape, timer, repeats)}
+            record = {"key": key, "gpu_name": timer.gpu_name, "engine": engine}
+            record |= _measure(shape, timer, repeats)
             handle.write(json.dumps(record) + "\n")
             handle.flush()
             records.append(record)
@@ -203,7 +104,7 @@ def _measure(shape: Shape, timer: Timer, repeats: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read_journal(journal: Path, gpu_name: str) -> list[dict[str, Any]]:
+def _read_journal(journal: Path, expected: dict[str, str]) -> list[dict[str, Any]]:
     if not journal.exists():
         return []
     records = []
@@ -217,11 +118,12 @@ def _read_journal(journal: Path, gpu_name: str) -> list[dict[str, Any]]:
             raise MeasurementError(
                 f"{journal}, line {number}: not JSON; delete the file to start over"
             ) from None
-    foreign = {r.get("gpu_name") for r in records} - {gpu_name}
-    if foreign:
-        raise MeasurementError(
-            f"{journal}: begun on {', '.join(map(str, foreign))}, this is {gpu_name}; use another folder"
-        )
+    for name, value in expected.items():
+        foreign = {str(record.get(name)) for record in records} - {value}
+        if foreign:
+            raise MeasurementError(
+                f"{journal}: begun on {', '.join(sorted(foreign))}, this is {value}; use another folder"
+            )
     return records
 
 

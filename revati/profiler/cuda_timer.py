@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from revati.profiler.collect import Shape
 from revati.profiler.measure import MeasurementError
+from revati.profiler.shapes import Shape
 
 FLUSH_BYTES = 256 * 2**20
 BLOCK_SIZE = 16

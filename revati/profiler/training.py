@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 PARAMETERS: dict[str, dict[str, Any]] = {
     "gemm": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.5, "rounds": 600},
     "decode": {"max_depth": 7, "eta": 0.08, "rounds": 800},
-    "prefill": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.5, "rounds": 600},
+    "prefill": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.4, "rounds": 600},
     "mixed": {"max_depth": 7, "eta": 0.08, "subsample": 0.8, "colsample_bytree": 0.6, "rounds": 500},
     "moe": {"max_depth": 6, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.6, "rounds": 400},
 }

@@ -6,24 +6,28 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from revati.cli import profile as cli
 from revati.latency.predictor import Predictor
 from revati.latency.roofline import roofline_ns
 from revati.latency.store import Profile, sha256_file
-from revati.profiler import collect, heldout, measure
+from revati.profiler import collect, heldout, measure, shapes
 from revati.profiler.fit import fit_profile
 from revati.spec import load_spec
 
 SPEC = load_spec("l40s")
-CONFIG = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": 32000,
-}
+# what one rank of a small decoder launches, tensor parallel 1 and 2
+LAUNCHES = shapes.Launches(
+    products={
+        ("bf16", n, k): m
+        for n, k, m in (
+            (1536, 1024, 8192), (1024, 1024, 8192), (8192, 1024, 8192), (1024, 4096, 8192),
+            (768, 1024, 8192), (1024, 512, 8192), (4096, 1024, 8192), (1024, 2048, 8192),
+            (32000, 1024, 256), (16000, 1024, 256),
+        )
+    },
+    widths={("norm", 1024), ("activation", 8192), ("rope", 1280), ("embedding", 1024)},
+    heads={(8, 2, 128, "bf16"), (4, 1, 128, "bf16")},
+)  # fmt: skip
 
 
 SHAPE = {"family": "gemm", "kind": "bf16", "m": 8, "n": 64, "k": 64}
@@ -60,37 +64,41 @@ class FakeTimer:
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
-    shapes = list(collect.shapes_for_model(CONFIG, (1, 2)))
+    todo = list(shapes.grid(LAUNCHES))
     journal = tmp_path_factory.mktemp("collect") / "l40s.jsonl"
-    return shapes, journal, collect.collect(shapes, FakeTimer(), journal)
+    return todo, journal, collect.collect(todo, FakeTimer(), journal)
 
 
 def test_an_interrupted_collection_goes_on(tmp_path, collected):
-    shapes, _, whole = collected
+    todo, _, whole = collected
     journal = tmp_path / "j.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        collect.collect(shapes, FakeTimer(stop_after=20), journal)
+        collect.collect(todo, FakeTimer(stop_after=20), journal)
     with journal.open("a") as handle:
         handle.write('{"key": "half a li')  # killed while writing
     text = journal.read_text().splitlines()[:20]
     journal.write_text("\n".join(text) + "\n")
     timer = FakeTimer()
-    records = collect.collect(shapes, timer, journal)
+    records = collect.collect(todo, timer, journal)
     assert len(records) == len(whole) and timer.launched == len(whole) - 20
 
 
 def test_progress_tells_the_time_left(tmp_path):
-    shapes = [{"family": "gemm", "kind": "bf16", "m": m, "n": 64, "k": 64} for m in (1, 2, 4)]
+    todo = [{"family": "gemm", "kind": "bf16", "m": m, "n": 64, "k": 64} for m in (1, 2, 4)]
     seen, now = [], iter(range(100))
-    collect.collect(shapes, FakeTimer(), tmp_path / "j", note=seen.append, clock=lambda: float(next(now)))
+    collect.collect(todo, FakeTimer(), tmp_path / "j", note=seen.append, clock=lambda: float(next(now)))
     assert [(p.done, p.left_s) for p in seen] == [(1, 2.0), (2, 1.0), (3, 0.0)]
     assert collect.left_text(seen[0]) == "1/3, 2 s left"
 
 
-def test_a_journal_of_another_card_is_refused(tmp_path):
-    (tmp_path / "j").write_text('{"key": "x", "gpu_name": "NVIDIA Other"}\n')
-    with pytest.raises(measure.MeasurementError, match="begun on NVIDIA Other"):
-        collect.collect([], FakeTimer(), tmp_path / "j")
+@pytest.mark.parametrize(
+    ("gpu", "engine", "found"),
+    [("NVIDIA Other", "vllm 0.32.0", "NVIDIA Other"), (SPEC.name, "vllm 0.31.0", "vllm 0.31.0")],
+)
+def test_a_journal_of_another_card_or_engine_version_is_refused(tmp_path, gpu, engine, found):
+    (tmp_path / "j").write_text(json.dumps({"key": "x", "gpu_name": gpu, "engine": engine}) + "\n")
+    with pytest.raises(measure.MeasurementError, match=f"begun on {found}, this is"):
+        collect.collect([], FakeTimer(), tmp_path / "j", engine="vllm 0.32.0")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,7 @@ def test_a_journal_of_another_card_is_refused(tmp_path):
 def test_bad_shape_files(tmp_path, line, message):
     (tmp_path / "s").write_text(line)
     with pytest.raises(measure.MeasurementError, match=message):
-        collect.read_shapes(tmp_path / "s")
+        shapes.read_shapes(tmp_path / "s")
 
 
 def test_collect_fit_predict(tmp_path, collected):
@@ -160,49 +168,3 @@ def test_unreadable_measurements(tmp_path):
     (tmp_path / "m.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(measure.MeasurementError, match=r"m\.parquet: not a readable"):
         measure.read(tmp_path / "m.parquet")
-
-
-def run(*args):
-    return CliRunner().invoke(cli.app, list(args))
-
-
-def test_cli_import_csv_then_clear_errors(tmp_path, monkeypatch):
-    monkeypatch.setenv("REVATI_MEASUREMENTS", str(tmp_path))
-    csv = tmp_path / "rows.csv"
-    csv.write_text("family,kind,m,n,k,batch,timing,l2,latency_ns\ngemm,bf16,1,2,3,1,graph,cold,5000\n")
-    done = run("import", "csv", str(csv), "--gpu", "l40s")
-    assert done.exit_code == 0, done.output
-    assert measure.read(tmp_path / "l40s.csv.parquet")["m"].tolist() == [1]
-    for args, words in (
-        (("import", "csv", str(csv), "--gpu", "x9"), "unknown GPU"),
-        (("import", "magic", str(csv), "--gpu", "l40s"), "expected aiconfigurator"),
-        (("import", "aiconfigurator", str(tmp_path), "--gpu", "l40s"), "no systems/data"),
-        (("import", "csv", str(tmp_path / "none"), "--gpu", "l40s"), "no such file"),
-        (("fit", "h100_sxm"), "revati profile import aiconfigurator"),
-        (("fit", "nope"), "unknown GPU"),
-        (("report", "h100_sxm"), "missing"),
-        (("show", "nope"), "unknown GPU"),
-        (("collect", "--gpu", "l40s"), "either --model"),
-    ):
-        failed = run(*args)
-        assert failed.exit_code == 2 and words in failed.output, (args, failed.output)
-        assert "Traceback" not in failed.output
-
-
-def test_cli_collect_with_a_fake_timer(tmp_path, monkeypatch):
-    monkeypatch.setenv("REVATI_MEASUREMENTS", str(tmp_path))
-    monkeypatch.setattr(cli, "_timer", FakeTimer)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.32.0")
-    (tmp_path / "s.jsonl").write_text(
-        json.dumps({"family": "gemm", "kind": "bf16", "m": 8, "n": 64, "k": 64}) + "\n"
-    )
-    done = run("collect", "--gpu", "l40s", "--shapes", str(tmp_path / "s.jsonl"))
-    assert done.exit_code == 0, done.output
-    assert "1 measurements, 0 shapes failed" in done.output
-    wrong = run("collect", "--gpu", "h100_sxm", "--shapes", str(tmp_path / "s.jsonl"))
-    assert wrong.exit_code == 2 and "this GPU is" in wrong.output
-
-
-def test_cli_show_and_gpus():
-    assert "gemm.bf16" in run("show", "h100_sxm").output
-    cli.gpus()

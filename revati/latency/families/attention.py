@@ -16,6 +16,7 @@ import numpy as np
 
 from revati.latency.families import attention_features as af
 from revati.latency.families.booster import Booster, confidence
+from revati.latency.families.vectors import SCALARS
 from revati.latency.ops.attention import visible_keys, visible_pairs
 from revati.latency.work import AttentionShape, Work
 
@@ -115,12 +116,11 @@ class AttentionEstimator:
             return floor + long + OVERLAP * short, flag
         return decode or prefill
 
-    def _heads(self, shape: AttentionShape, rows: int) -> af.Heads:
+    def _heads(self, shape: AttentionShape) -> af.Heads:
         dim = (shape.head_dim + shape.head_dim_v) / 2 if shape.head_dim_v else shape.head_dim / 2
-        full = np.ones(rows)
         return af.Heads(
-            full * shape.heads, full * shape.kv_heads, full * dim, full * shape.window,
-            full * (shape.kv_kind == "fp8"),
+            float(shape.heads), float(shape.kv_heads), float(dim), float(shape.window),
+            1.0 if shape.kv_kind == "fp8" else 0.0,
         )  # fmt: skip
 
     def _flag(self, booster: Booster, shape: AttentionShape, **sizes: float) -> str:
@@ -150,11 +150,11 @@ class AttentionEstimator:
         )
         missing = [(b, k) for b, k, _ in nodes if (*head, b, k) not in self._nodes]
         if missing:
-            b, k = np.array(missing).T.astype(float)
-            matrix, roof = af.decode(b, k, self._heads(shape, len(b)), self.spec)
-            times = np.exp(booster.predict(matrix)) * (roof + af.OFFSET_US) * 1e3
-            for (bi, ki), ns in zip(missing, times, strict=True):
-                self._nodes[(*head, bi, ki)] = float(ns)
+            heads = self._heads(shape)
+            rows = [af.decode(float(b), float(k), heads, self.spec, SCALARS) for b, k in missing]
+            logs = booster.predict(np.concatenate([matrix for matrix, _ in rows]))
+            for (b, k), (_, roof), log in zip(missing, rows, logs, strict=True):
+                self._nodes[(*head, b, k)] = math.exp(log) * (roof + af.OFFSET_US) * 1e3
         total = sum(w * self._nodes[(*head, b, k)] for b, k, w in nodes) - booster.gap_ns
         if booster.l2_warm:
             total += self._cold_ns(shape, count, keys)
@@ -192,21 +192,20 @@ class AttentionEstimator:
         self, booster: Booster, shape: AttentionShape, count: float, query: float, context: float
     ) -> float:
         nodes = bracket(booster.entry["grid"]["prefill_q"], query, logarithmic=True)
-        rows = len(nodes) + 1
-        q = np.array([n for n, _ in nodes] + [query])
-        full = np.ones(rows)
-        matrix, roof = af.prefill(full * count, q, full * context, self._heads(shape, rows), self.spec)
-        logs = booster.predict(matrix[:-1])
+        heads = self._heads(shape)
+        rows = [af.prefill(float(count), q, float(context), heads, self.spec, SCALARS)[0] for q, _ in nodes]
+        logs = booster.predict(np.concatenate(rows))
         value = sum(w * float(log) for (_, w), log in zip(nodes, logs, strict=True))
-        return float(np.exp(value) * (roof[-1] + af.OFFSET_US)) * 1e3 - booster.gap_ns
+        roof = af.prefill_roof_us(float(count), float(query), float(context), heads, self.spec)
+        return math.exp(value) * (roof + af.OFFSET_US) * 1e3 - booster.gap_ns
 
     def _mixed(self, shape: AttentionShape, parts: Parts) -> tuple[float, str]:
         booster = self.boosters["mixed"]
         decodes, keys, longest, prefills, query, context = parts
-        sizes = [np.array([float(x)]) for x in (prefills, query, context, decodes, keys, longest)]
-        matrix, roof = af.mixed(af.MixedRows(*sizes), self._heads(shape, 1), self.spec)
+        sizes = [float(x) for x in (prefills, query, context, decodes, keys, longest)]
+        matrix, roof = af.mixed(af.MixedRows(*sizes), self._heads(shape), self.spec, SCALARS)
         value = float(booster.predict(matrix)[0])
-        ns = float(np.exp(value) * (roof[0] + af.OFFSET_US)) * 1e3 - booster.gap_ns
+        ns = math.exp(value) * (roof + af.OFFSET_US) * 1e3 - booster.gap_ns
         flag = self._flag(
             booster, shape, decode_seqs=decodes, decode_kv=keys, prefill_q=query, prefill_context=context
         )  # fmt: skip

@@ -7,12 +7,11 @@ are, how full the last wave of them is, and how long the waves take at the peak 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from revati.latency.families.booster import Booster, confidence
+from revati.latency.families.vectors import ARRAYS, SCALARS, Xp
 from revati.latency.ops.gemm import WEIGHT_BYTES, gemm_work
 from revati.latency.roofline import roofline_ns
 from revati.latency.work import GemmShape, Work
@@ -23,37 +22,41 @@ if TYPE_CHECKING:
 
 OFFSET_US = 2.0
 TILES = ((64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
-Array = NDArray[np.float64]
+_PEAK = {"fp8_block": "fp8", "int4_wo": "bf16", "int8_wo": "bf16"}
+Number = Any
+"""A float, or a numpy array of float64."""
 
 
-def features(m: Array, n: Array, k: Array, kind: str, spec: GpuSpec) -> tuple[Array, Array]:
+def features(
+    m: Number, n: Number, k: Number, kind: str, spec: GpuSpec, xp: Xp = ARRAYS
+) -> tuple[Number, Number]:  # fmt: skip
     """(feature matrix [rows, features], roofline in us [rows]) of products [m, k] @ [k, n]."""
+    log2, ceil, sm = xp.log2, xp.ceil, spec.sm_count
     weight = WEIGHT_BYTES.get(kind, 2.0)
     activation = 2.0 if kind.endswith("_wo") else (1.0 if kind.startswith("fp8") else weight)
-    peak = spec.peak_flops.rate({"fp8_block": "fp8", "int4_wo": "bf16", "int8_wo": "bf16"}.get(kind, kind))
+    peak = spec.peak_flops.rate(_PEAK.get(kind, kind))
     flops = 2.0 * m * n * k
     size = activation * m * k + weight * n * k + 2.0 * m * n
     t_flops, t_memory = flops / peak * 1e6, size / spec.hbm_bytes_per_s * 1e6
-    roof = np.maximum(t_flops, t_memory)
-    columns = [np.log2(m), np.log2(n), np.log2(k), np.log2(roof), np.log2(t_flops), np.log2(t_memory)]
-    columns.append(np.log2(flops / size))
-    sm_rate = peak / spec.sm_count
-    fastest = np.full_like(roof, np.inf)
+    roof = xp.maximum(t_flops, t_memory)
+    columns = [log2(m), log2(n), log2(k), log2(roof), log2(t_flops), log2(t_memory), log2(flops / size)]
+    sm_rate = peak / sm
+    fastest = 1e30 * roof
     for rows, cols in TILES:
-        for a, b in ((m, n), (n, m)):
-            tiles = np.ceil(a / rows) * np.ceil(b / cols)
-            waves = np.ceil(tiles / spec.sm_count)
-            time_us = waves * (2.0 * rows * cols / sm_rate * 1e6) * k
-            fastest = np.minimum(fastest, time_us)
-            if a is m:
-                columns += [np.log2(time_us / roof), tiles / (waves * spec.sm_count)]
-                if (rows, cols) in ((128, 128), (128, 256)):
-                    columns += [np.log2(tiles), waves]
-    columns += [np.log2(fastest / roof), np.log2(n * k * weight / spec.l2_bytes)]
-    columns += [np.log2((m * k * activation + n * k * weight) / spec.l2_bytes)]
-    columns += [np.log2(np.ceil(m / 64) * 64 / m), np.ceil(m / 64)]
-    columns += [np.log2(np.ceil(n / 128) * np.ceil(m / 128) * k)]
-    return np.column_stack(columns), roof
+        tile_us = 2.0 * rows * cols / sm_rate * 1e6
+        tiles = ceil(m / rows) * ceil(n / cols)
+        waves = ceil(tiles / sm)
+        time_us = waves * tile_us * k
+        turned = ceil(ceil(n / rows) * ceil(m / cols) / sm) * tile_us * k
+        fastest = xp.minimum(fastest, xp.minimum(time_us, turned))
+        columns += [log2(time_us / roof), tiles / (waves * sm)]
+        if (rows, cols) in ((128, 128), (128, 256)):
+            columns += [log2(tiles), waves]
+    columns += [log2(fastest / roof), log2(n * k * weight / spec.l2_bytes)]
+    columns += [log2((m * k * activation + n * k * weight) / spec.l2_bytes)]
+    columns += [log2(ceil(m / 64) * 64 / m), ceil(m / 64)]
+    columns += [log2(ceil(n / 128) * ceil(m / 128) * k)]
+    return xp.matrix(columns), roof
 
 
 class GemmEstimator:
@@ -92,8 +95,7 @@ class GemmEstimator:
         booster = self.boosters[kind]
         if min(m, n, k) <= 0:
             return 0.0, "in_range"
-        row = [np.array([float(x)]) for x in (m, n, k)]
-        matrix, roof = features(row[0], row[1], row[2], kind, self.spec)
-        time_us = float(np.exp(booster.predict(matrix)[0]) * (roof[0] + OFFSET_US))
+        matrix, roof = features(float(m), float(n), float(k), kind, self.spec, SCALARS)
+        time_us = math.exp(booster.predict(matrix)[0]) * (roof + OFFSET_US)
         flag = confidence(booster.ranges, {"m": m, "n": n, "k": k})
-        return max(time_us * 1e3, roof[0] * 1e3) - booster.gap_ns, flag
+        return max(time_us * 1e3, roof * 1e3) - booster.gap_ns, flag

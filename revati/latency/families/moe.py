@@ -9,12 +9,11 @@ moves from the balanced load to uniformly random routing by the ratio of the roo
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from revati.latency.families.booster import Booster, confidence
+from revati.latency.families.vectors import ARRAYS, SCALARS, Xp
 from revati.latency.ops.gemm import WEIGHT_BYTES
 from revati.latency.ops.moe import active_experts
 from revati.latency.work import MoeShape, Work
@@ -26,22 +25,24 @@ if TYPE_CHECKING:
 OFFSET_US = 5.0
 SMALL_KERNELS = 3
 """Kernels of a layer beside the two products: alignment, activation, sum."""
-Array = NDArray[np.float64]
+Number = Any
+"""A float, or a numpy array of float64."""
 _PEAK = {"fp8_block": "fp8", "int4_wo": "bf16", "mxfp4_wo": "bf16", "mxfp4": "fp8", "int8_wo": "bf16"}
 _WEIGHT = {**WEIGHT_BYTES, "mxfp4_wo": 0.53, "mxfp4": 0.53}
 KINDS = ("bf16", "fp8", "fp8_block", "int4_wo", "fp4", "mxfp4_wo", "mxfp4")
 
 
 def features(
-    tokens: Array,
-    topk: Array,
-    experts: Array,
-    hidden: Array,
-    inter: Array,
+    tokens: Number,
+    topk: Number,
+    experts: Number,
+    hidden: Number,
+    inter: Number,
     kind: str,
-    active: Array,
+    active: Number,
     spec: GpuSpec,
-) -> tuple[Array, Array]:
+    xp: Xp = ARRAYS,
+) -> tuple[Number, Number]:
     """(features, roofline us) of both products of one layer; `inter` and `experts` as on one rank."""
     rows = tokens * topk
     weight = _WEIGHT.get(kind, 2.0)
@@ -50,22 +51,23 @@ def features(
     weights = 3.0 * active * hidden * inter * weight
     size = weights + rows * (2.0 * hidden + 3.0 * inter) * 2.0
     t_flops, t_memory = flops / peak * 1e6, size / spec.hbm_bytes_per_s * 1e6
-    roof = np.maximum(t_flops, t_memory)
+    log2, ceil = xp.log2, xp.ceil
+    roof = xp.maximum(t_flops, t_memory)
     per = rows / active
-    columns = [np.log2(tokens), topk, np.log2(experts), np.log2(hidden), np.log2(inter), np.log2(rows)]
-    columns += [np.log2(active), np.log2(per), np.log2(flops), np.log2(size), np.log2(roof)]
-    columns += [np.log2(t_flops), np.log2(t_memory), np.log2(weights / spec.l2_bytes)]
+    columns = [log2(tokens), topk, log2(experts), log2(hidden), log2(inter), log2(rows), log2(active)]
+    columns += [log2(per), log2(flops), log2(size), log2(roof), log2(t_flops), log2(t_memory)]
+    columns.append(log2(weights / spec.l2_bytes))
     for block in (16, 64, 128):
-        tiles = active * np.ceil(per / block) * np.ceil(2 * inter / 128)
-        waves = np.ceil(tiles / spec.sm_count)
-        columns += [np.log2(tiles), tiles / (waves * spec.sm_count), np.ceil(per / block) * block / per]
-    columns.append(np.full_like(tokens, float(KINDS.index(kind)) if kind in KINDS else -1.0))
-    return np.column_stack(columns), roof
+        tiles = active * ceil(per / block) * ceil(2 * inter / 128)
+        waves = ceil(tiles / spec.sm_count)
+        columns += [log2(tiles), tiles / (waves * spec.sm_count), ceil(per / block) * block / per]
+    columns.append(0.0 * tokens + (float(KINDS.index(kind)) if kind in KINDS else -1.0))
+    return xp.matrix(columns), roof
 
 
-def balanced_experts(tokens: Array, topk: Array, experts: Array) -> Array:
+def balanced_experts(tokens: Number, topk: Number, experts: Number, xp: Xp = ARRAYS) -> Number:
     """Experts with work when tokens take them in turn."""
-    return np.minimum(experts, tokens * topk)
+    return xp.minimum(experts, tokens * topk)
 
 
 class MoeEstimator:
@@ -93,17 +95,14 @@ class MoeEstimator:
     def _compute(self, shape: MoeShape) -> tuple[float, str]:
         kind = shape.kind if shape.kind in self.kinds else ("bf16" if "bf16" in self.kinds else self.kinds[0])
         hidden, inter = (shape.n, shape.k) if shape.stage == "down" else (shape.k, shape.n // 2)
-        one = np.ones(1)
-        tokens, topk, experts = one * shape.tokens, one * shape.topk, one * shape.experts
-        balanced = balanced_experts(tokens, topk, experts)
-        matrix, roof = features(tokens, topk, experts, one * hidden, one * inter, kind, balanced, self.spec)
-        total = float(np.exp(self.booster.predict(matrix)[0]) * (roof[0] + OFFSET_US)) * 1e3
-        random = one * max(1.0, active_experts(shape.tokens, shape.topk, shape.experts))
-        _, random_roof = features(
-            tokens, topk, experts, one * hidden, one * inter, shape.kind, random, self.spec
-        )
-        total *= float((random_roof[0] + OFFSET_US) / (roof[0] + OFFSET_US))
-        total = max(total - self.small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof[0] * 1e3)
+        sizes = float(shape.tokens), float(shape.topk), float(shape.experts), float(hidden), float(inter)
+        balanced = balanced_experts(*sizes[:3], SCALARS)
+        matrix, roof = features(*sizes, kind, balanced, self.spec, SCALARS)
+        total = math.exp(self.booster.predict(matrix)[0]) * (roof + OFFSET_US) * 1e3
+        random = max(1.0, active_experts(shape.tokens, shape.topk, shape.experts))
+        _, random_roof = features(*sizes, shape.kind, random, self.spec, SCALARS)
+        total *= (random_roof + OFFSET_US) / (roof + OFFSET_US)
+        total = max(total - self.small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof * 1e3)
         share = {"up": 2 / 3, "down": 1 / 3}.get(shape.stage, 1.0)
         flag = confidence(
             self.booster.ranges,
