@@ -1,9 +1,10 @@
 """Does charged virtual time agree with real time? The same engine and load with and without the clock.
 
-`python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real; its
-worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU either. Both
-sides run in turn, `repeats` times; each metric is the median over rounds. Exit code 1 where TPOT or E2E differ by
-more than `--limit`. Real-time runs mean something only on an idle machine: the load average is printed.
+`python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real;
+its worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU
+either. Both sides run in turn, `repeats` times; each metric is the median over rounds. Exit code 1 where TPOT
+or E2E differ by more than `--limit`. Real-time runs mean something only on an idle machine: the load average
+is printed.
 """
 
 from __future__ import annotations

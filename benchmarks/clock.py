@@ -48,7 +48,8 @@ int main(int n, char** a) {
     if (fork() == 0) {
       pthread_t t;
       for (int i = 1; i < threads; i++) pthread_create(&t, 0, idle, 0);
-      struct timespec s = {0, 1000000 + p};
+      struct timespec s = {0, 1000000}, first = {0, 1000 + 50000 * p};  // no two deadlines fall together
+      nanosleep(&first, 0);
       for (int i = 0; i < jumps; i++) nanosleep(&s, 0);
       _exit(0);
     }

@@ -1,9 +1,9 @@
-"""Does a busy machine change what an emulation says? The same serving run alone, and beside processes that compute.
+"""Does a busy machine change what an emulation says? One serving run, alone and beside CPU hogs.
 
-`python -m benchmarks.contention [--cpu-time free,charged] [--hogs 3] [--repeats N] [-- ARGUMENTS...]`: real vLLM
-through `revati bench vllm`, whose further arguments may be given. Expected: identical metrics in `free`; medians over
-`repeats` within `--limit` in `charged`. Exit code 1 where that does not hold. Alone means an otherwise idle machine: the
-load average before each run is printed.
+`python -m benchmarks.contention [--cpu-time free,charged] [--hogs 3] [--repeats N] [-- ARGUMENTS...]`: real
+vLLM through `revati bench vllm`, whose further arguments may be given. Expected: identical metrics in `free`;
+medians over `repeats` within `--limit` in `charged`. Exit code 1 where that does not hold. Alone means an
+otherwise idle machine: the load average before each run is printed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 LOAD = (
-    "--gpu h100_sxm --model meta-llama/Llama-3.1-8B-Instruct --dataset-name random --random-input-len 512 "
-    "--random-output-len 64 --num-prompts 60 --request-rate 6 --ignore-eos --temperature 0 "
-    "--percentile-metrics ttft,tpot,itl,e2el"
-).split()
+    *("--gpu", "h100_sxm", "--model", "meta-llama/Llama-3.1-8B-Instruct", "--dataset-name", "random"),
+    *("--random-input-len", "512", "--random-output-len", "64", "--num-prompts", "60", "--request-rate", "6"),
+    *("--ignore-eos", "--temperature", "0", "--percentile-metrics", "ttft,tpot,itl,e2el"),
+)
 METRICS = (
     *("mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms"),
     *("p99_ttft_ms", "p99_tpot_ms", "p99_e2el_ms", "output_throughput"),
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cpu-time", default="free,charged")
     parser.add_argument("--hogs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3, help="charged: runs of each side")
-    parser.add_argument("--limit", type=float, default=0.02, help="charged: largest deviation of a ratio from 1")
+    parser.add_argument("--limit", type=float, default=0.02, help="charged: largest relative difference")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(given[:at])
     arguments.load = [*LOAD, *given[at + 1 :]]

@@ -1,9 +1,10 @@
 """A vLLM whose steps take a known time, under a small load: when did each request and each token come?
 
 `python -m benchmarks.step_load SPEC`: SPEC is a JSON file with `engine` ("async" or "offline"), `model`,
-`step_ms`, `overlap` (schedule while the device works), `rounds`, `requests` (in each round), `gap_ms` (between
-arrivals; "async" only), `prompt_tokens`, `output_tokens` and `output`. The result lists, for every round and
-request, the seconds at which it arrived, its tokens came ("offline": its first and last) and it ended.
+`step_ms`, `overlap` (schedule while the device works), `rounds`, `requests` (in each round), `gap_ms`
+(between arrivals; "async" only), `prompt_tokens`, `output_tokens` and `output`. The result lists, for every
+round and request, the seconds at which it arrived, its tokens came ("offline": its first and last) and it
+ended.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def _offline(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
     llm.generate(prompts[:4], _parameters(4), use_tqdm=False)
     rounds = []
     for _ in range(spec["rounds"]):
-        # After its last step the engine core yields for 1 ms (vLLM's `_process_engine_step`), so the next call's requests
-        # would wait for it: begin with an idle engine, as "async" does.
+        # After its last step the engine core yields for 1 ms (vLLM's `_process_engine_step`), so the next
+        # call's requests would wait for it: begin with an idle engine, as "async" does.
         time.sleep(_PAUSE_S)
         begin_s = time.monotonic()
         outputs = llm.generate(prompts, _parameters(spec["output_tokens"]), use_tqdm=False)

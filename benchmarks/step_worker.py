@@ -1,8 +1,8 @@
 """A vLLM worker whose every step takes the same known time: a device that is busy, one step after the other.
 
-Chosen by vLLM's own `worker_cls`; the length of a step is `additional_config["step_ms"]`. Everything else of the
-engine is real, its overlap of scheduling and device included, so what its clients see is known: steps, and the host's
-work where the device waits for it.
+Chosen by vLLM's own `worker_cls`; the length of a step is `additional_config["step_ms"]`. Everything else of
+the engine is real, its overlap of scheduling and device included, so what its clients see is known: steps,
+and the host's work where the device waits for it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ class StepWorker(FloorWorker):
         return super().execute_model(scheduler_output)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
-        """The step's tokens: at once and to be waited for where the engine asks for that, else when they are there."""
+        """The step's tokens: a handle to wait on where the engine asks for that, else once they are there."""
         output = _StepOutput(super().sample_tokens(grammar_output), self._busy_until_s)
         return output if self._is_async else output.get_output()

@@ -28,7 +28,7 @@ _SLEEP_S = 3600
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. A finding that is not `ok` says what to do next; only a `need` fails the command."""
+    """One line of the report. One that is not `ok` says what to do next; only a `need` fails the command."""
 
     name: str
     ok: bool

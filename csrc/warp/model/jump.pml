@@ -2,15 +2,22 @@
  *
  *   spin -DN=2 -a jump.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -E -m2000000
  *   spin -DN=3 -DMOST_SENDS=2 -DJUMPS=1 -a jump.pml && ...
- *   spin -DTRUST_SLOTS -a jump.pml && ...        (negative control: must report an assertion violation)
- *   spin -DTRANSIENT_SLEEP -a jump.pml && ...    (negative control: a kernel state without `off processor`)
+ *   spin -DN=2 -DWORDS -a jump.pml && ...        (waits on words in memory, with proofs that are kept)
+ * Negative controls, each must report an assertion violation:
+ *   spin -DN=2 -DTRUST_SLOTS -a jump.pml && ...          the slots alone are believed
+ *   spin -DN=2 -DTRANSIENT_SLEEP -a jump.pml && ...      a kernel state without `off processor`
+ *   spin -DN=2 -DWORDS -DCOUNT_NEVER -a jump.pml && ...  wakers do not count their wake-ups
+ *   spin -DN=2 -DWORDS -DPROVE_NEVER -a jump.pml && ...  waits on words are believed without a first proof
  *
  * Modelled: N threads that send to each other (a counter for each receiver stands for a pipe), wait with or
  * without a deadline, are woken by the kernel (blocked -> runnable -> running), or fired by the timekeeper; the
  * order of the steps in enter_wait() and leave_wait(); a transient kernel state S while still on a processor;
- * the two waves reading one thread at a time while everybody moves.
- * Claim: whenever the clock jumps, no thread is running or runnable and no receiver waits beside a message.
- * Left out: spinners, turns (they only restrict who runs), deaths, remote participants, charged time.
+ * sleeps on the slot alone, which look on for a while instead of sleeping and are never asked for; with WORDS the
+ * counters of wake-ups and the proofs that hold while they stand; the two waves reading one thread at a time while
+ * everybody moves.
+ * Claim: whenever the clock jumps, no thread but those that wait for the timekeeper alone is running or runnable, and
+ * no receiver waits beside a message.
+ * Left out: signals, spinners, turns (they only restrict who runs), deaths, remote participants, charged time.
  */
 #ifndef N
 #define N 3
@@ -31,6 +38,10 @@ mtype kernel[N] = OnCpu;
 byte runs[N];                                  /* schedstat's count, bounded */
 byte pipe[N];                                  /* messages for thread i */
 byte sends;
+bool alone[N];                                 /* waits on its slot and on nothing else */
+#ifdef WORDS
+byte group_sends[N];                           /* Page::word_sends of the word that thread i waits on */
+#endif
 
 /* The kernel makes a sleeper runnable when there is something for it. */
 inline kernel_wake(who) {
@@ -48,10 +59,18 @@ proctype Thread(byte me) {
      if
      :: to != me ->
         sends++;
+#ifdef WORDS
+#ifndef COUNT_NEVER
+        group_sends[to]++;
+#endif
+#endif
         atomic { pipe[to]++; kernel_wake(to) }
      :: else
      fi
   :: true -> break
+  :: true ->                                   /* sleep_until: on a processor or not, nobody asks */
+     atomic { slot[me] = Wait; generation[me]++; alone[me] = true }
+     atomic { slot[me] == Fired -> slot[me] = Run; generation[me]++; alone[me] = false }
   :: true ->
      if                                        /* wait_for_descriptors: look first */
      :: atomic { pipe[me] > 0 -> pipe[me]-- }
@@ -89,9 +108,20 @@ again:
 #define SLEEPS(i) (kernel[i] == Asleep)
 #endif
 
+#ifndef WORDS
+#define PROVED(i) false
+#elif defined(PROVE_NEVER)
+#define PROVED(i) (seen_sends[i] == proved_sends[i])
+#else
+#define PROVED(i) (proved[i] == noted[i] && proved[i] > 0 && seen_sends[i] == proved_sends[i])
+#endif
+
 proctype Timekeeper() {
   byte i, noted[N], sends_before, jumps;
   bool quiet;
+#ifdef WORDS
+  byte seen_sends[N], proved_sends[N], proved[N];
+#endif
   do
   :: jumps == JUMPS -> break
   :: else ->
@@ -105,8 +135,11 @@ proctype Timekeeper() {
      }
 #ifndef TRUST_SLOTS
      for (i : 0 .. N - 1) {                    /* wave 2: the kernel, then the word */
+#ifdef WORDS
+       seen_sends[i] = group_sends[i];
+#endif
        if
-       :: quiet && !SLEEPS(i) -> quiet = false
+       :: quiet && !alone[i] && !PROVED(i) && !SLEEPS(i) -> quiet = false
        :: else
        fi
      }
@@ -125,8 +158,13 @@ proctype Timekeeper() {
      :: quiet ->
         atomic {                               /* the claim */
           for (i : 0 .. N - 1) {
-            assert(slot[i] == Wait && kernel[i] != OnCpu && kernel[i] != Woken && (pipe[i] == 0 || pipe[i] >= 100))
+            assert(slot[i] == Wait &&
+                   (alone[i] ||
+                    (kernel[i] != OnCpu && kernel[i] != Woken && (pipe[i] == 0 || pipe[i] >= 100))))
           }
+#ifdef WORDS
+          for (i : 0 .. N - 1) { proved[i] = noted[i]; proved_sends[i] = seen_sends[i] }
+#endif
           jumps++
         }
         select(i : 0 .. N - 1);                /* the earliest deadline is anybody's */
