@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -136,6 +139,72 @@ def test_killed_threads_and_processes_do_not_stop_the_clock(virtual):
         print(json.dumps({"took": time.monotonic() - t}))
     """, timeout=60)
     assert 20 < run.values()["took"] < 22
+
+
+STATES = {
+    "sleep": "time.sleep(1000)",
+    "semaphore": "threading.Semaphore(0).acquire()",
+    "timed semaphore": "threading.Semaphore(0).acquire(timeout=1000)",
+    "condition": "c = libc.calloc(1, 64); m = libc.calloc(1, 64); libc.pthread_mutex_lock(m)\n"
+                 "libc.pthread_cond_wait(c, m)",
+    "epoll": "select.epoll().poll(1000)",
+    "read": "os.read(os.pipe()[0], 1)",
+    "accept": "socket.create_server(('127.0.0.1', 0)).accept()",
+    "a wait for a child": "subprocess.run(['sleep', '1000'])",
+    "a wait for a thread": "t = threading.Thread(target=time.sleep, args=(1000,)); t.start(); t.join()",
+    "a lock": "l = threading.Lock(); l.acquire(); l.acquire()",
+    "a spin": "while True: os.sched_yield()",
+    "an alarm": "signal.alarm(1000); signal.pause()",
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_process_killed_in_any_wait_does_not_stop_the_clock(virtual, state):
+    run = virtual(f"""
+import ctypes, json, os, select, signal, socket, subprocess, threading, time
+t = time.monotonic(); r, w = os.pipe(); pid = os.fork()
+if pid == 0:
+    libc = ctypes.CDLL(None); libc.calloc.restype = ctypes.c_void_p
+    libc.pthread_mutex_lock.argtypes = [ctypes.c_void_p]
+    libc.pthread_cond_wait.argtypes = [ctypes.c_void_p] * 2
+    os.write(w, b"x")
+    {STATES[state].replace(chr(10), chr(10) + "    ")}
+os.read(r, 1); time.sleep(1)
+os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); time.sleep(10)
+print(json.dumps({{"took": time.monotonic() - t}}))
+""")
+    assert run.values()["took"] == pytest.approx(11, abs=1e-3)
+    assert run.wall_s < 8
+
+
+def without_system_call(number: int) -> None:
+    """Make one system call look as if this kernel had none of it, for this process and its children."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    load, equal, answer = 0x20, 0x15, 0x06  # BPF: load word, jump if equal, return
+    refuse, allow = 0x50000 | errno.ENOSYS, 0x7FFF0000
+    lines = [(load, 0, 0, 0), (equal, 0, 1, number), (answer, 0, 0, refuse), (answer, 0, 0, allow)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in lines))
+    program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(lines), ctypes.addressof(code)))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, program, 0, 0) == 0  # PR_SET_SECCOMP
+
+
+def test_a_kernel_without_futex_waitv_is_refused_in_one_line(tmp_path):
+    line = command_line(["true"], "free", (), tmp_path / "stats.json")
+    done = subprocess.run(line, capture_output=True, text=True, preexec_fn=lambda: without_system_call(449))
+    assert done.returncode == 2
+    assert "futex_waitv" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_proc_the_run_is_refused_in_one_line(tmp_path):
+    hide = "mount -t tmpfs none /proc && exec \"$@\""
+    hidden = ["unshare", "--mount", "sh", "-c", hide, "sh"]
+    if subprocess.run([*hidden, "true"], capture_output=True).returncode:
+        pytest.skip("/proc cannot be hidden here")
+    line = [*hidden, *command_line(["true"], "free", (), tmp_path / "stats.json")]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "/proc" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_everybody_waits_without_a_deadline(virtual):

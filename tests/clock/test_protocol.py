@@ -119,6 +119,44 @@ def test_a_participant_that_dies_while_it_runs_does_not_stop_the_clock(keeper):
         assert a.wait_until(now + SECOND).now_ns == now + SECOND
 
 
+STEPS_BEFORE_DEATH = {
+    "connected": "",
+    "half a HELLO": "s.sendall(hello[:9])",
+    "running": "s.sendall(hello); s.recv(64)",
+    "half a WAIT": "s.sendall(hello); s.recv(64); s.sendall(wait[:11])",
+    "waiting": "s.sendall(hello); s.recv(64); s.sendall(wait)",
+    "waiting for ever": "s.sendall(hello); s.recv(64); s.sendall(for_ever)",
+    "in a collective": "s.sendall(hello); s.recv(64); s.sendall(arrive + for_ever)",
+    "woken": "s.sendall(hello); s.recv(64); s.sendall(soon); s.recv(64)",
+    "answers unread": "s.sendall(hello + 400 * ask)",
+}
+
+
+@pytest.mark.parametrize("state", STEPS_BEFORE_DEATH)
+def test_a_participant_killed_at_any_state_stops_nobody(keeper, state):
+    path, _ = keeper
+    program = f"""
+import socket, struct, sys, time
+from revati.clock.protocol import *
+hello = pack_frame(HELLO, struct.pack("<IH", HELLO_MAGIC, 0))
+wait, for_ever, soon = (pack_frame(WAIT, struct.pack("<q", t)) for t in (10**15, NEVER, 1000))
+arrive = pack_frame(COLLECTIVE, struct.pack("<QQIqq", 77, 0, 2, 0, 1))
+ask = pack_frame(ASK_TIME)
+s = socket.socket(socket.AF_UNIX); s.connect({path!r})
+{STEPS_BEFORE_DEATH[state]}
+print("there", flush=True); time.sleep(60)"""
+    victim = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert victim.stdout.readline() == "there\n"
+    victim.kill()
+    victim.wait()
+    victim.stdout.close()
+    begin = time.monotonic()
+    with Participant(path) as a:
+        now = a.now_ns()
+        assert a.wait_until(now + SECOND).now_ns >= now + SECOND
+    assert time.monotonic() - begin < 5
+
+
 def test_the_end_of_the_run_reaches_participants(tmp_path):
     line = command_line(["sh", "-c", "sleep 1"], "wall", ("--run-dir", str(tmp_path)), tmp_path / "s.json")
     run = subprocess.Popen(line, stderr=subprocess.DEVNULL)
