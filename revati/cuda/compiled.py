@@ -110,11 +110,11 @@ class Plan:
             recorder.end()
             _C.restore_peaks(device, before)
         (output,) = [node for node in nodes if node.op == "output"]
-        results = [
-            leaf
-            for leaf, node in zip(tree_flatten(value)[0], tree_flatten(output.args[0])[0], strict=True)
-            if isinstance(node, fx.Node)
-        ]
+        results = []
+        for leaf, node in zip(tree_flatten(value)[0], tree_flatten(output.args[0])[0], strict=True):
+            if isinstance(node, fx.Node):
+                results.append(leaf)
+                _forget_unwritten(node, leaf, watcher)
         scratch_bytes = 0
         if sizes is not None:
             self._steps, self._shapes, self._nodes = steps, shapes, nodes
@@ -319,6 +319,15 @@ def _expression(size: Any) -> Any:
 def _position(placeholder: fx.Node) -> int:
     position: int = placeholder.meta["revati_position"]
     return position
+
+
+def _forget_unwritten(node: fx.Node, result: Any, watcher: Watcher) -> None:
+    """A buffer that the graph returns as it was allocated holds no values, though it is not phantom yet."""
+    if not isinstance(result, torch.Tensor) or not result.is_cuda:
+        return
+    written = {root for operator in watcher.operators for root in operator.writes}
+    if all(root not in written and root[0].op not in ("placeholder", "get_attr") for root in watcher.roots[node]):
+        _C.mark_phantom(result)
 
 
 def _lifetimes(steps: list[Step], output: fx.Node, watcher: Watcher) -> dict[Root, tuple[int, int | None]]:
