@@ -158,6 +158,9 @@ def report(
     baseline: Annotated[
         Path | None, typer.Option(help="unpacked aiconfigurator-core: adds its own estimates")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help='families that begin so, such as "gemm bf16"')
+    ] = None,
 ) -> None:
     """Held-out errors: fit without some shapes, predict them. Ours, and the roofline on the same rows."""
     from dataclasses import asdict
@@ -174,15 +177,29 @@ def report(
         own, other, _files, _pool, pool_shapes = _rows(gpu)
         theirs = Baseline(baseline, gpu) if baseline is not None else None
         with console.status("fitting") as status:
-            results = heldout.all_results(gpu, own, other, pool_shapes, status.update, theirs)
+            results = heldout.all_results(
+                gpu, own, other, pool_shapes, status.update, theirs, only or ()
+            )  # fmt: skip
     except (ValueError, OSError) as error:
         _fail(error)
     rows = [asdict(result) for result in results]
     _print_report(gpu, rows)
     if write:
-        (profiles_dir() / gpu / REPORT_FILE).write_text(
-            json.dumps({"gpu": gpu, "rows": rows}, indent=1) + "\n"
-        )
+        _keep_report(profiles_dir() / gpu, gpu, rows, whole=not only)
+
+
+def _keep_report(folder: Path, gpu: str, rows: list[dict[str, Any]], *, whole: bool) -> None:
+    """Write the report; of a partial one, the other rows stay if they are of the same models."""
+    from revati.latency.store import PROVENANCE_FILE, sha256_file
+    from revati.profiler.table import kept_rows
+
+    path, provenance = folder / REPORT_FILE, folder / PROVENANCE_FILE
+    models = sha256_file(provenance) if provenance.is_file() else ""
+    if not whole and path.is_file() and json.loads(path.read_text()).get("provenance_sha256") == models:
+        fresh = {(row["family"], row["split"]) for row in rows}
+        rows = [r for r in kept_rows(folder) if (r["family"], r["split"]) not in fresh] + rows
+    text = json.dumps({"gpu": gpu, "provenance_sha256": models, "rows": rows}, indent=1)
+    path.write_text(text + "\n")
 
 
 def _percent(value: float | None) -> str:

@@ -7,7 +7,7 @@ out, and the mean absolute percentage error of ours and of the roofline on the v
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,12 +178,15 @@ def shape_results(
     pool_shapes: bool,
     note: Callable[[str], None],
     theirs: Baseline | None = None,
+    wanted: Callable[[str], bool] = lambda family: True,
 ) -> list[Result]:
-    """All splits of GEMM and attention that the card's measurements allow."""
+    """All splits of the `wanted` families of GEMM and attention that the card's measurements allow."""
     import pandas as pd
 
     results = []
     for family, split, model, masks in splits(own):
+        if not wanted(family):
+            continue
         candidates = own[_rows_of(own, model)]
         if len(candidates) < 90:
             continue
@@ -327,12 +330,19 @@ def all_results(
     pool_shapes: bool,
     note: Callable[[str], None],
     theirs: Baseline | None = None,
+    only: Sequence[str] = (),
 ) -> list[Result]:
-    """The whole held-out table of one card."""
+    """The held-out table of one card: all of it, or the families whose names begin with one of `only`."""
     load_spec(gpu)
-    return [
-        *shape_results(gpu, own, other, pool_shapes, note, theirs),
-        *collective_results(gpu, own, note),
-        *moe_results(gpu, own, note),
-        *layer_results(gpu, own, other, pool_shapes, note),
-    ]
+
+    def wanted(family: str) -> bool:
+        return not only or family.startswith(tuple(only))
+
+    results = shape_results(gpu, own, other, pool_shapes, note, theirs, wanted)
+    if wanted("all-reduce"):
+        results += collective_results(gpu, own, note)
+    if wanted("experts"):
+        results += moe_results(gpu, own, note)
+    if wanted("layer sum"):
+        results += layer_results(gpu, own, other, pool_shapes, note)
+    return results

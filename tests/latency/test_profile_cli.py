@@ -161,7 +161,7 @@ def test_show_and_gpus():
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_collect_a_model_from_recording_to_prediction(fake_gpu, monkeypatch):
     """Recorded from vLLM on two folded virtual GPUs, timed by a fake, fitted, and asked."""
     config = fake_gpu / "config.json"

@@ -5,10 +5,10 @@ in ms, timed as back-to-back calls in a CUDA graph. Left out, and why: vLLM's `f
 `*_eager` all-reduce rows were timed eagerly (launch time, not kernel time); module tables (MLA, DSA)
 hold several ops.
 
-vLLM's `fp8` GEMM rows (kernel_source `...LinearKernel`) time the whole linear layer: quantisation of the
-activations by token, then the product. The engine launches, and the device prices, these two apart, so the
-quantisation that the same run timed at the same (m, k) (scale_matrix + computescale) is taken off. A floor of
-4.9 us where bf16 has 2.6 us, and 350 us for [8192, 16384] @ [16384, 128], say the same.
+vLLM's `fp8` and `fp4` GEMM rows (kernel_source `...LinearKernel`) time the whole linear layer: quantisation
+of the activations (fp8: by token), then the product. The engine launches, and the device prices, these two
+apart, so the quantisation that the same run timed at the same (m, k) (scale_matrix + computescale) is taken
+off. A floor of 4.9 us where bf16 has 2.6 us, and 350 us for [8192, 16384] @ [16384, 128], say the same.
 """
 
 from __future__ import annotations
@@ -119,18 +119,23 @@ MOST_QUANTISATION = 0.8
 def _without_quantisation(
     frame: pd.DataFrame, raw: pd.DataFrame, static: Path, extra: Path
 ) -> pd.DataFrame:  # fmt: skip
-    """`frame` with the quantisation taken off the fp8 rows that hold it; rows without its time go."""
+    """`frame` with the quantisation taken off the linear layers; rows whose quantisation is unknown go.
+
+    fp4: only fp8's static quantisation was timed, which reads the same activations; it stands for fp4's.
+    """
     import pandas as pd
 
     keys = ["m", "k"]
-    parts = [pd.read_parquet(path).groupby(keys)["latency"].mean() for path in (static, extra)]
-    quantise_ns = parts[0].add(parts[1]) * MS
-    linear = raw.loc[frame.index, "kernel_source"].str.endswith("LinearKernel") & (frame["kind"] == "fp8")
-    share = pd.MultiIndex.from_frame(frame[keys])
-    taken = quantise_ns.reindex(share).to_numpy()
-    keep = ~linear | (taken < MOST_QUANTISATION * frame["latency_ns"])
-    frame = frame.assign(latency_ns=frame["latency_ns"].where(~linear, frame["latency_ns"] - taken))
-    return frame[keep]
+    static_ms, extra_ms = (pd.read_parquet(path).groupby(keys)["latency"].mean() for path in (static, extra))
+    layer = raw.loc[frame.index, "kernel_source"].str.endswith("LinearKernel")
+    keep = pd.Series(True, index=frame.index)
+    latency = frame["latency_ns"].copy()
+    for kind, table in (("fp8", static_ms.add(extra_ms)), ("fp4", static_ms)):
+        rows = frame[layer & (frame["kind"] == kind)]
+        taken = table.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy() * MS
+        keep[rows.index] = taken < MOST_QUANTISATION * rows["latency_ns"]
+        latency[rows.index] -= taken
+    return frame.assign(latency_ns=latency)[keep]
 
 
 def _heads(raw: pd.DataFrame) -> dict[str, object]:
