@@ -141,7 +141,7 @@ def before_torchvision() -> None:
         for path in Path(spec.origin).parent.glob("_C*.so"):
             ctypes.CDLL(str(path))
     except OSError:
-        library = torch.library.Library("FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")
         for op in ("nms", "qnms"):
             library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _torchvision.append(library)

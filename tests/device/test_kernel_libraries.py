@@ -29,27 +29,42 @@ LIBRARIES = {  # of vllm 0.32.0: ops with a device kernel
     "_vllm_fa2_C.abi3.so": 4,
     "_vllm_fa3_C.abi3.so": 2,
 }
+NOT_LAUNCHED = {"_C::weak_ref_tensor"}  # a second tensor over the same memory: revati/engines/vllm/fakes.py
+
+
+def run(folder: Path, given: str = "", **environment: str | None) -> Any:
+    # Not the trained models: XGBoost's own library looks for a CUDA driver when it is loaded.
+    env = build_environment(RunOptions(gpu="h100_sxm", latency="roofline"), folder)
+    for name, value in environment.items():
+        if value is None:
+            env.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], env=env, input=given, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    env = build_environment(RunOptions(gpu="h100_sxm"), tmp_path_factory.mktemp("run"))
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM)], env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def registered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The device ops of each library, from a process without a virtual GPU."""
+    found: dict[str, list[str]] = run(tmp_path_factory.mktemp("plain"), REVATI_IDENTITY=None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def report(registered: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    ops = [op for library in registered.values() for op in library]
+    result: dict[str, Any] = run(tmp_path_factory.mktemp("cuda"), json.dumps(ops))
     return result
 
 
-def test_every_library_loads_and_registers_its_ops(report: dict[str, Any]) -> None:
-    assert {name: len(library["on_device"]) for name, library in report["libraries"].items()} == LIBRARIES
+def test_every_library_loads_and_registers_its_ops(registered: dict[str, list[str]]) -> None:
+    assert {name: len(ops) for name, ops in registered.items()} == LIBRARIES
 
 
-def test_every_op_is_taken_over(report: dict[str, Any]) -> None:
-    on_device = {op for library in report["libraries"].values() for op in library["on_device"]}
-    assert set(report["ours"]) == on_device
-    assert set(report["taken"]) >= on_device
+def test_every_op_is_taken_over(registered: dict[str, list[str]], report: dict[str, Any]) -> None:
+    assert set(report["ours"]) | NOT_LAUNCHED == {op for ops in registered.values() for op in ops}
 
 
 def test_ops_without_results_are_one_launch_each(report: dict[str, Any]) -> None:

@@ -18,4 +18,5 @@ def register_platform() -> str | None:
     for register in (fakes.register, host_answers.register):
         if register not in libraries.AFTER:
             libraries.AFTER.append(register)
+            register()  # for libraries that are loaded already
     return "revati.engines.vllm.platform.VirtualCudaPlatform"

@@ -1,6 +1,7 @@
-"""Loads every GPU kernel library of the installed vLLM, and prints what became of their ops as JSON.
+"""Loads every GPU kernel library of the installed vLLM and prints, as JSON, what it found.
 
-Runs under the cuda identity with the link stubs on LD_LIBRARY_PATH.
+Without an identity: which device ops each library registers. Under the cuda identity: what became of the ops
+that it is given on its input. Needs the link stubs on LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ import torch
 
 import revati
 from revati import _C
-from revati.cuda import libraries
 
 STUBS = ("libcuda.so.1", "libtorch_cuda.so", "libc10_cuda.so")
 
@@ -81,41 +82,48 @@ def launches_of(name: str) -> int | None:
     return _C.launches() - before
 
 
-def main() -> None:
+def root_of_vllm() -> Path:
     spec = importlib.util.find_spec("vllm")
     assert spec is not None and spec.origin is not None
-    root = Path(spec.origin).parent
-    loaded: dict[str, Any] = {}
-    for path in sorted(root.rglob("*.so")):
+    return Path(spec.origin).parent
+
+
+def registered() -> dict[str, list[str]]:
+    """Ops with a CUDA kernel that each library registers, in a process where nobody takes them over."""
+    found = {}
+    for path in sorted(root_of_vllm().rglob("*.so")):
         before = op_names()
-        load(path, root)
-        fresh = op_names() - before
-        on_device = sorted(op for op in fresh if torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA"))
-        loaded[path.name] = {"ops": sorted(fresh), "on_device": on_device}
-    on_device = [op for library in loaded.values() for op in library["on_device"]]
+        torch.ops.load_library(str(path))
+        fresh = sorted(op_names() - before)
+        found[path.name] = [op for op in fresh if torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA")]
+    return found
+
+
+def taken(ops: list[str]) -> dict[str, Any]:
+    """What becomes of these ops under the cuda identity, once vLLM has loaded all its libraries."""
+    from vllm.platforms import current_platform
+
+    assert current_platform.is_cuda()  # lets vLLM find its plug-ins, as any program that imports vllm does
+    for path in sorted(root_of_vllm().rglob("*.so")):
+        load(path, root_of_vllm())
     after_loading = stub_calls()
-    launches = {op: launches_of(op) for op in on_device}
+    launches = {op: launches_of(op) for op in ops}
     properties = torch.cuda.get_device_properties(0)
-    report = {
-        "libraries": loaded,
-        "ours": [op for op in on_device if is_ours(op)],
-        "taken": libraries.TAKEN,
+    asked = torch.ops._C_cuda_utils
+    return {
+        "ours": [op for op in ops if is_ours(op)],
         "launches": launches,
         "stub_calls": {"loading": after_loading, "calls": stub_calls()},
         "answers": {
-            "sm_count": [
-                torch.ops._C_cuda_utils.get_device_attribute(16, 0),
-                properties.multi_processor_count,
-            ],
+            "sm_count": [asked.get_device_attribute(16, 0), properties.multi_processor_count],
             "shared_memory": [
-                torch.ops._C_cuda_utils.get_max_shared_memory_per_block_device_attribute(0),
+                asked.get_max_shared_memory_per_block_device_attribute(0),
                 properties.shared_memory_per_block_optin,
             ],
             "deep_gemm": [torch.ops.deep_gemm.get_num_sms(), properties.multi_processor_count],
         },
     }
-    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(taken(json.load(sys.stdin)) if torch.cuda.is_available() else registered()), flush=True)
