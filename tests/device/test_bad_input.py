@@ -123,7 +123,7 @@ def test_a_fork_after_the_first_use() -> None:
         "if os.fork() == 0: torch.ones(1, device='revati')\n"
         "raise SystemExit(os.wait()[1] and 1)"
     )
-    assert "Cannot re-initialize revati in forked subprocess" in line and "'spawn' start method" in line
+    assert "Cannot re-initialize REVATI in forked subprocess" in line and "'spawn' start method" in line
 
 
 def test_more_memory_than_the_gpu_has() -> None:
