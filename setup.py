@@ -1,4 +1,4 @@
-"""Builds the PyTorch backend, the preload shim with its timekeeper, and the link stubs for official GPU wheels."""
+"""Builds the PyTorch backend, the preload shim with its timekeeper, and the link stubs for GPU wheels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import subprocess
 from glob import glob
 from pathlib import Path
 
+import torch
 from setuptools import find_packages, setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 ROOT = Path(__file__).parent.resolve()
-STUBS = {  # soname: source
-    "libcuda.so.1": "cuda.c",
-    "libtorch_cuda.so": "torch_cuda.c",
-    "libc10_cuda.so": "c10_cuda.c",
+STUBS = {  # soname: sources
+    "libcuda.so.1": ("cuda.c", "calls.c"),
+    "libtorch_cuda.so": ("torch_cuda.c", "cublas.c", "calls.c"),
+    "libc10_cuda.so": ("c10_cuda.c", "calls.c"),
 }
 
 
@@ -26,12 +27,22 @@ class Build(BuildExtension):
         stubs = native / "stubs"
         stubs.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CC", "gcc")
-        for soname, source in STUBS.items():
+        for soname, sources in STUBS.items():
             subprocess.run(
-                [compiler, "-O2", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", str(stubs / soname),
-                 str(ROOT / "csrc" / "stubs" / source)],
+                [
+                    compiler,
+                    "-O2",
+                    "-Wall",
+                    "-shared",
+                    "-fPIC",
+                    f"-Wl,-soname,{soname}",
+                    "-o",
+                    str(stubs / soname),
+                    *(str(ROOT / "csrc" / "stubs" / source) for source in sources),
+                ],
                 check=True,
             )
+        (native / "built-for-torch").write_text(torch.__version__ + "\n")
         super().run()
         subprocess.run(["make", "-C", str(ROOT / "csrc" / "warp"), f"OUT={native}", "all"], check=True)
 
@@ -50,7 +61,14 @@ setup(
             "revati._C",
             sources,
             include_dirs=[str(ROOT / "csrc")],
-            extra_compile_args=["-std=c++20", "-O2", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"],
+            extra_compile_args=[
+                "-std=c++20",
+                "-O2",
+                "-g0",
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wno-unknown-pragmas",
+            ],
             extra_link_args=["-Wl,-rpath,$ORIGIN/../torch/lib"],
         )
     ],

@@ -31,6 +31,11 @@ void add(Stat& array, const Pool& p, int64_t n) {
   one(array[0]);
   one(array[p.small ? 1 : 2]);
 }
+void count_inactive_split(c10::CachingDeviceAllocator::DeviceStats& s, const Block& free, int sign) {
+  if (!free.prev && !free.next) return;  // a whole segment
+  add(s.inactive_split, *free.pool, sign);
+  add(s.inactive_split_bytes, *free.pool, sign * int64_t(free.size));
+}
 }  // namespace
 
 Memory& Memory::get() {
@@ -67,9 +72,11 @@ Pool& Memory::pool_of(Device& d, bool small) {
   return *slot;
 }
 
+size_t Memory::allowed(const Device& d) const { return size_t(d.fraction * double(total_)); }
+
 Block* Memory::grow(Device& d, int device, Pool& p, size_t size) {
   size_t bytes = segment_size(size);
-  if (d.outside + d.reserved + bytes > total_) return nullptr;
+  if (d.outside + d.reserved + bytes > total_ || d.reserved + bytes > allowed(d)) return nullptr;
   void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (m == MAP_FAILED) return nullptr;
   auto* b = new Block;
@@ -99,6 +106,7 @@ Block* Memory::allocate(int device, size_t bytes) {
   if (it != p.free.end()) {
     b = *it;
     b->node = p.free.extract(it);
+    count_inactive_split(d.stats, *b, -1);
   } else if (!(b = grow(d, device, p, size))) {
     d.stats.num_alloc_retries++;
     drop_free_segments(d);
@@ -109,8 +117,8 @@ Block* Memory::allocate(int device, size_t bytes) {
     size_t used = d.outside + d.reserved, allocated = size_t(d.stats.allocated_bytes[0].current);
     TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", human(bytes), ". GPU ", device,
                      " has a total capacity of ", human(total_), " of which ", human(total_ - std::min(total_, used)),
-                     " is free. Including non-PyTorch memory, this process has ", human(used),
-                     " memory in use. Of the allocated memory ", human(allocated), " is allocated by PyTorch, and ",
+                     " is free. Including non-PyTorch memory, this process has ", human(used), " memory in use. ",
+                     d.fraction < 1 ? human(allowed(d)) + " allowed; " : "", "Of the allocated memory ", human(allocated), " is allocated by PyTorch, and ",
                      human(d.reserved - allocated), " is reserved by PyTorch but unallocated. (virtual ", label_, ")");
   }
   size_t rest = b->size - size;
@@ -126,6 +134,7 @@ Block* Memory::allocate(int device, size_t bytes) {
     b->next = r;
     b->size = size;
     p.free.insert(r);
+    count_inactive_split(d.stats, *r, 1);
   }
   b->in_use = true;
   b->requested = bytes;
@@ -158,13 +167,16 @@ void Memory::release(Block* b) {
   };
   if (Block* n = b->next; n && !n->in_use) {
     p.free.erase(n);
+    count_inactive_split(d.stats, *n, -1);
     absorb(b, n);
   }
   if (Block* n = b->prev; n && !n->in_use) {
     p.free.erase(n);
+    count_inactive_split(d.stats, *n, -1);
     absorb(n, b);
     b = n;
   }
+  count_inactive_split(d.stats, *b, 1);
   if (b->node) {
     b->node.value() = b;
     p.free.insert(std::move(b->node));
@@ -242,6 +254,19 @@ void Memory::reset_accumulated(int device) {
   std::lock_guard lock(d.mutex);
   each_stat(d.stats, [](auto& s) { s.reset_accumulated(); });
   d.stats.num_alloc_retries = d.stats.num_ooms = 0;
+}
+
+void Memory::set_fraction(int device, double fraction) {
+  TORCH_CHECK(0 <= fraction && fraction <= 1, "invalid fraction:", fraction, ". Please set within [0, 1].");
+  Device& d = at(device);
+  std::lock_guard lock(d.mutex);
+  d.fraction = fraction;
+}
+
+double Memory::fraction(int device) {
+  Device& d = at(device);
+  std::lock_guard lock(d.mutex);
+  return d.fraction;
 }
 
 std::pair<size_t, size_t> Memory::info(int device) {

@@ -65,6 +65,9 @@ class Memory {
   void restore_peaks(int device, const c10::CachingDeviceAllocator::DeviceStats& before);
   void reset_accumulated(int device);
   std::pair<size_t, size_t> info(int device);  // free, total
+  /// How much of the GPU PyTorch's allocations may take, 0 to 1.
+  void set_fraction(int device, double fraction);
+  double fraction(int device);
   /// Memory taken by things that are no tensors (communicator buffers, graph executables).
   void outside(int device, int64_t bytes);
 
@@ -83,6 +86,7 @@ class Memory {
     double fraction = 1.0;
   };
   Device& at(int device);
+  size_t allowed(const Device& d) const;
   static Pool& pool_of(Device& d, bool small);
   Block* grow(Device& d, int device, Pool& p, size_t size);
   void drop_free_segments(Device& d);

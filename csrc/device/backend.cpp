@@ -13,6 +13,7 @@
 #include "device/allocator.h"
 #include "device/fork.h"
 #include "device/generator.h"
+#include "device/graph.h"
 #include "dispatch/registration.h"
 #include "timeline/timeline.h"
 
@@ -73,6 +74,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   bool queryEvent(void* e) const override { return !e || Timeline::get().query(*static_cast<Event*>(e)); }
   c10::DeviceIndex deviceCount() const noexcept override { return c10::DeviceIndex(config().count); }
+  c10::DeviceCapability getDeviceCapability(c10::Device) const override {
+    c10::DeviceCapability all;
+    for (auto index : {c10::kIndex_QInt8, c10::kIndex_QUInt8, c10::kIndex_QInt32})  // see kernels::supported
+      all.capability_data.capability_bits &= ~(1ull << index);
+    return all;
+  }
   bool queryStream(const c10::Stream& s) const override { return Timeline::get().query_stream(s.device_index(), s.id()); }
   void synchronizeStream(const c10::Stream& s) const override { Timeline::get().synchronize_stream(s.device_index(), s.id()); }
   bool isStreamCapturing(const c10::Stream& s) const override { return Timeline::get().capturing(s.device_index(), s.id()); }
@@ -245,6 +252,7 @@ void install(bool as_cuda) {
     at::RegisterPrivateUse1HooksInterface(&hooks);
     install_as<c10::DeviceType::PrivateUse1>();
   }
+  register_graphs(as_cuda);
   watch_forks();
 }
 

@@ -13,6 +13,7 @@ struct DeviceConfig {
   std::string gpu, name;
   int count = 0, major = 0, minor = 0, sm_count = 0;
   size_t total_bytes = 0, outside_bytes = 0;
+  int64_t graph_node_bytes = 0;  // driver memory of one kernel of a graph's executable
 };
 
 DeviceConfig& config();

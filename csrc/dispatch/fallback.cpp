@@ -8,6 +8,7 @@
 #include "device/backend.h"
 #include "device/fork.h"
 #include "dispatch/compute.h"
+#include "dispatch/index_policy.h"
 #include "dispatch/kernels.h"
 #include "dispatch/live_price.h"
 #include "dispatch/op_info.h"
@@ -215,7 +216,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
 
   bool live = !p->free && call.all_live && info.runs_on_cpu && call.small_enough(*p);
-  if (!live && p->resized.empty() && info.written.empty() && p->outputs.size() == 1 && info.error_results.empty()) {
+  if (!live && p->resized.empty() && info.written.empty() && p->outputs.size() == 1 && info.error_results.empty() && info.index_result < 0) {
     c10::IValue result = build(p->outputs[0], args, n, call.device, !p->free);  // the usual case: nothing but one result
     if (!p->free) append(p, info, args, n, call.device, true);
     torch::jit::drop(*stack, n);
@@ -236,6 +237,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     write_phantom(info, args);
     for (const Output& o : p->outputs) results.push_back(build(o, args, n, call.device, true));
     clear_error_codes(info, results.data(), results.size());
+    if (info.index_result >= 0) choose_indices(info, args, results);
   }
   append(p, info, args, n, call.device, true);
   push_results(stack, n, std::move(results));

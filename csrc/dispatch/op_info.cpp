@@ -13,6 +13,7 @@
 
 #include "device/generator.h"
 #include "dispatch/fallback.h"
+#include "dispatch/index_policy.h"
 
 namespace revati {
 namespace {
@@ -69,6 +70,7 @@ std::unique_ptr<OpInfo> read_schema(const c10::OperatorHandle& op) {
   if (i->masks) i->dynamic = false;  // only with a mask among the indices
   i->runs_on_cpu = op.hasComputedKernelForDispatchKey(c10::DispatchKey::CPU);
   i->cpu_indices = s.name().find("index") != std::string::npos || s.name().find("copy") != std::string::npos;
+  i->index_result = find_index_result(s);
   find_live_args(*i, s.name());
   return i;
 }

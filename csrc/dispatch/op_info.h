@@ -13,6 +13,7 @@ struct OpInfo {
   std::string name;  // with overload
   std::vector<std::string> arg_names, live_args;
   std::vector<int> live_index, written;  // argument positions
+  int index_result = -1;  // holds positions along a dimension of the first argument
   std::vector<int> error_results, error_args;  // called "info": a virtual solver never fails
   size_t arg_count = 0;
   bool view = false, dynamic = false, runs_on_cpu = false, cpu_indices = false, returns = false;

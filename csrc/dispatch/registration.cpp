@@ -1,9 +1,11 @@
 #include "dispatch/registration.h"
 
 #include <c10/util/Exception.h>
+#include <torch/csrc/jit/frontend/function_schema_parser.h>
 #include <torch/library.h>
 
 #include <memory>
+#include <unordered_map>
 
 #include "device/backend.h"
 #include "dispatch/fallback.h"
@@ -73,24 +75,21 @@ void register_kernels(c10::DeviceType type) {
   register_over_composites(m, key);
 }
 
-std::vector<std::string> takeover(const std::vector<std::string>& namespaces) {
+std::vector<std::string> takeover(const std::vector<std::string>& ops) {
   std::vector<std::string> taken;
   Silent silent;
   c10::WarningUtils::WarningHandlerGuard guard(&silent);
-  auto& dispatcher = c10::Dispatcher::singleton();
   c10::DispatchKey key = key_of(device_type());
-  for (const std::string& ns : namespaces) {
-    torch::Library* lib = nullptr;
-    for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
-      if (name.name.rfind(ns + "::", 0) != 0) continue;
-      auto op = dispatcher.findOp(name);
-      if (!op || !op->hasSchema()) continue;
-      if (!op->hasKernelForDispatchKey(key)) continue;  // composite: it will reach us through the ops it calls
-      if (!lib) lib = &library(torch::Library::IMPL, ns, key);
-      std::string full = name.name.substr(ns.size() + 2) + (name.overload_name.empty() ? "" : "." + name.overload_name);
-      lib->impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&fallback>());
-      taken.push_back(name.name + (name.overload_name.empty() ? "" : "." + name.overload_name));
-    }
+  std::unordered_map<std::string, torch::Library*> of;  // one for each namespace
+  for (const std::string& full : ops) {
+    auto op = c10::Dispatcher::singleton().findOp(torch::jit::parseName(full));
+    if (!op || !op->hasSchema()) continue;
+    if (!op->hasKernelForDispatchKey(key)) continue;  // composite: it will reach us through the ops it calls
+    size_t colons = full.find("::");
+    torch::Library*& lib = of[full.substr(0, colons)];
+    if (!lib) lib = &library(torch::Library::IMPL, full.substr(0, colons), key);
+    lib->impl(full.substr(colons + 2).c_str(), torch::CppFunction::makeFromBoxedFunction<&fallback>());
+    taken.push_back(full);
   }
   return taken;
 }

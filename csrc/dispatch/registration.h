@@ -11,7 +11,7 @@ namespace revati {
 void register_kernels(c10::DeviceType type);
 void resize_storage(const c10::Storage& storage, size_t bytes);
 
-/// Puts our kernel in the place of the device kernel of every op in these namespaces; returns the ops taken over.
-std::vector<std::string> takeover(const std::vector<std::string>& namespaces);
+/// Puts our kernel in the place of the device kernel of these ops ("namespace::op.overload"); returns those that had one.
+std::vector<std::string> takeover(const std::vector<std::string>& ops);
 
 }  // namespace revati

@@ -145,17 +145,18 @@ c10::IValue value_of(const py::handle& h) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using namespace revati;
+  m.attr("built_for_torch") = TORCH_VERSION;
   m.def("install", &install, py::arg("as_cuda"));
   m.def("installed", &installed);
   m.def("configure", [](const std::string& gpu, const std::string& name, int count, int major, int minor, int sm_count, size_t total_bytes,
-                        size_t outside_bytes, int64_t launch_ns, int64_t graph_launch_ns, int64_t graph_gap_ns, int64_t eager_gap_ns,
-                        int64_t compiled_call_ns) {
-    config() = {gpu, name, count, major, minor, sm_count, total_bytes, outside_bytes};
+                        size_t outside_bytes, int64_t graph_node_bytes, int64_t launch_ns, int64_t graph_launch_ns, int64_t graph_gap_ns,
+                        int64_t eager_gap_ns, int64_t compiled_call_ns) {
+    config() = {gpu, name, count, major, minor, sm_count, total_bytes, outside_bytes, graph_node_bytes};
     Memory::get().configure(count, total_bytes, outside_bytes, gpu);
     Timeline::get().configure(count, {launch_ns, graph_launch_ns, graph_gap_ns, eager_gap_ns, compiled_call_ns});
   }, py::kw_only(), py::arg("gpu"), py::arg("name"), py::arg("count"), py::arg("major"), py::arg("minor"), py::arg("sm_count"),
-     py::arg("total_bytes"), py::arg("outside_bytes"), py::arg("launch_ns"), py::arg("graph_launch_ns"), py::arg("graph_gap_ns"),
-     py::arg("eager_gap_ns"), py::arg("compiled_call_ns") = 0);
+     py::arg("total_bytes"), py::arg("outside_bytes"), py::arg("graph_node_bytes"), py::arg("launch_ns"), py::arg("graph_launch_ns"),
+     py::arg("graph_gap_ns"), py::arg("eager_gap_ns"), py::arg("compiled_call_ns") = 0);
   m.def("device_count", [] { return config().count; });
   m.def("current_device", &current_device);
   m.def("set_device", &set_device);
@@ -213,6 +214,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
   m.def("memory_stats", &memory_stats);
   m.def("memory_info", [](int device) { return Memory::get().info(device); });
+  m.def("set_memory_fraction", [](int device, double fraction) { Memory::get().set_fraction(device, fraction); });
+  m.def("memory_fraction", [](int device) { return Memory::get().fraction(device); });
   m.def("memory_outside", [](int device, int64_t bytes) { Memory::get().outside(device, bytes); });
   m.def("empty_cache", [] { Memory::get().empty_cache(); });
   m.def("reset_peak", [](int device) { Memory::get().reset_peak(device); });

@@ -8,7 +8,8 @@ int torch_set_current_cuda_stream(void) { CALLED(); return 0; }
 int torch_c10_cuda_check_msg(void) { CALLED(); return 0; }
 int torch_c10_cuda_free_error_msg(void) { CALLED(); return 0; }
 int torch_get_current_cuda_blas_handle(void) { CALLED(); return 0; }
-int cublasHgemm(void) { CALLED(); return 0; }
+void* revati_cublaslt_handle(void) __asm__("_ZN2at4cuda26getCurrentCUDABlasLtHandleEv");
+void* revati_cublaslt_handle(void) { CALLED(); return 0; }
 int aoti_torch_get_current_cuda_stream(int device, void** stream) {
   CALLED();
   (void)device;

@@ -11,6 +11,27 @@ namespace {
 thread_local std::vector<int64_t> current_stream;  // per device
 thread_local Sequence* recording = nullptr;
 constexpr int64_t kQueryCost_ns = 1000;            // cudaEventQuery; also what ends a polling loop in `free` mode
+
+/// Whether the capture's own stream has waited for the last work of every other stream.
+bool joined(const Graph& g) {
+  using Seen = std::vector<int64_t>;  // the last node of each stream that a moment comes after
+  std::vector<Seen> seen(size_t(g.streams), Seen(size_t(g.streams), -1));
+  std::unordered_map<int, Seen> marks;
+  Seen last(size_t(g.streams), -1);
+  for (size_t i = 0; i < g.nodes.size() && g.streams > 1; i++) {
+    const GraphNode& n = g.nodes[i];
+    Seen& mine = seen[size_t(n.stream)];
+    if (n.kind != GraphNode::kJoin) {
+      mine[size_t(n.stream)] = last[size_t(n.stream)] = int64_t(i);
+    } else if (n.other < 0) {
+      marks[int(i)] = mine;
+    } else {
+      const Seen& other = marks[n.other];
+      for (size_t k = 0; k < mine.size(); k++) mine[k] = std::max(mine[k], other[k]);
+    }
+  }
+  return seen[0] == last;
+}
 }  // namespace
 
 Timeline& Timeline::get() {
@@ -185,6 +206,7 @@ void Timeline::block(const Event& e, int device, int64_t stream) {
     if (!s.graph) {
       s.graph = e.graph;
       s.graph_stream = e.graph->streams++;
+      e.graph->stream_ids.push_back(stream);
     }
     GraphNode n;
     n.kind = GraphNode::kJoin;
@@ -261,6 +283,7 @@ void Timeline::capture_begin(const std::shared_ptr<Graph>& g, int device) {
   *g = Graph{.pool = g->pool};
   g->capturing = true;
   g->device = device;
+  g->stream_ids.push_back(s.id);
   s.graph = g;
   s.graph_stream = 0;
   s.graph_ns = 0;
@@ -270,13 +293,15 @@ void Timeline::capture_end(const std::shared_ptr<Graph>& g, int device) {
   std::lock_guard lock(mutex_);
   TORCH_CHECK(g->capturing, "revati: capture_end without capture_begin");
   g->capturing = false;
-  g->ready = true;
   for (auto& of : streams_)
     for (auto& s : of)
       if (s->graph == g) {
         s->graph.reset();
         s->graph_ns = 0;
       }
+  TORCH_CHECK(joined(*g), "CUDA error: capturing stream has unjoined work: a stream that joined the capture was not waited for. "
+              "Record an event on it and let the capturing stream wait for it before the capture ends");
+  g->ready = true;
   g->fixed_ns = 0;
   for (auto& n : g->nodes)
     if (!n.reprice) g->fixed_ns += n.duration_ns;
@@ -314,11 +339,12 @@ std::shared_ptr<GraphTally> Timeline::tally_of(const Graph& g) const {
 }
 
 // Several streams were captured: walk the nodes with one tail a stream. Markers keep the tail that a join takes over.
-int64_t Timeline::evaluate(Graph& g) {
+int64_t Timeline::evaluate(Graph& g, std::vector<int64_t>* starts) {
   std::vector<int64_t> tail(size_t(g.streams), 0), mark(g.nodes.size(), 0);
   for (size_t i = 0; i < g.nodes.size(); i++) {
     GraphNode& n = g.nodes[i];
     int64_t& t = tail[size_t(n.stream)];
+    if (starts) starts->push_back(t);
     if (n.kind == GraphNode::kJoin) {
       if (n.other < 0) mark[i] = t;
       else t = std::max(t, mark[size_t(n.other)]);
@@ -363,12 +389,16 @@ void Timeline::replay(Graph& g, int device) {
   } else {
     s.tail.delay(total);
   }
-  if (tracing_) {
-    int64_t t = start;
-    for (auto& n : g.nodes) {
-      if (n.stats) rows_.push_back({device, stream, t, n.duration_ns - costs_.graph_gap_ns, n.stats});
-      t += n.duration_ns;
-    }
+  if (tracing_) trace_replay(g, device, stream, start);
+}
+
+void Timeline::trace_replay(Graph& g, int device, int64_t stream, int64_t start_ns) {
+  std::vector<int64_t> starts;
+  evaluate(g, &starts);
+  for (size_t i = 0; i < g.nodes.size(); i++) {
+    const GraphNode& n = g.nodes[i];
+    int64_t track = n.stream ? g.stream_ids[size_t(n.stream)] : stream;
+    if (n.stats) rows_.push_back({device, track, start_ns + starts[i], n.duration_ns - costs_.graph_gap_ns, n.stats});
   }
 }
 

@@ -59,6 +59,7 @@ struct Graph {
   std::vector<int> rerun_nodes, live_nodes;
   std::vector<uint32_t> groups;   // whose collectives it holds, each once
   int streams = 1;
+  std::vector<int64_t> stream_ids;  // of the streams captured, the capture's own first: the tracks of a trace
   int64_t fixed_ns = 0;           // sum of the nodes that never change, when one stream was captured
   int64_t device = 0;
   std::shared_ptr<GraphTally> tally;
@@ -145,7 +146,9 @@ class Timeline {
   Stream& at(int device, int64_t stream);
   void wait(When w);
   void note(int device, int64_t stream, int64_t start_ns, int64_t duration_ns, const std::shared_ptr<OpStats>& s);
-  int64_t evaluate(Graph& g);
+  /// Duration of a replay; with `starts`, also when each node starts, from the start of the graph.
+  int64_t evaluate(Graph& g, std::vector<int64_t>* starts = nullptr);
+  void trace_replay(Graph& g, int device, int64_t stream, int64_t start_ns);
   std::shared_ptr<GraphTally> tally_of(const Graph& g) const;
 
   mutable std::mutex mutex_;

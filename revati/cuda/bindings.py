@@ -1,7 +1,7 @@
 """The functions and classes that `torch.cuda` expects of a CUDA build of torch, over the virtual GPU.
 
-`torch.cuda`'s own Python code stays as it is: streams, events, graphs and memory statistics run PyTorch's classes on
-top of what is put into `torch._C` here. Names and signatures follow torch/_C/__init__.pyi.
+`torch.cuda`'s own Python code stays as it is: streams, events, graphs and memory statistics run PyTorch's
+classes on top of what is put into `torch._C` here. Names and signatures follow torch/_C/__init__.pyi.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 CUDA_VERSION = "13.0"
-_FIRST_STREAM_HANDLE = 0x7E0000000000  # a stream's "pointer": recognisable, and never 0 except for the default stream
+_FIRST_STREAM_HANDLE = (
+    0x7E0000000000  # a stream's "pointer": recognisable, and never 0 except for the default stream
+)
 
 
 def device_properties(index: int) -> Any:
@@ -47,22 +49,15 @@ def device_properties(index: int) -> Any:
     )
 
 
-def graph_node_bytes() -> int:
-    """Driver memory of one kernel node of an instantiated graph, from the GPU's spec."""
-    from revati.spec import load_spec
-
-    return load_spec(os.environ.get("REVATI_GPU", "h100_sxm")).outside_torch.graph_bytes_per_node
-
-
 class Properties(SimpleNamespace):
     """Stands for `torch._C._CudaDeviceProperties`."""
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return hash((self.name, self.uuid))
 
 
 def configure_backend(gpu: str, count: int) -> None:
-    """Give the backend `count` GPUs of kind `gpu`. Raises UnknownGpuError or ValueError with one clear line."""
+    """Give the backend `count` GPUs of kind `gpu`. Raises UnknownGpuError or ValueError, one line each."""
     from revati import _C
     from revati.spec import load_spec
 
@@ -78,6 +73,7 @@ def configure_backend(gpu: str, count: int) -> None:
         sm_count=spec.sm_count,
         total_bytes=spec.memory_bytes,
         outside_bytes=spec.outside_torch.context_bytes,
+        graph_node_bytes=spec.outside_torch.graph_bytes_per_node,
         launch_ns=int(spec.kernel_launch_ns),
         graph_launch_ns=int(spec.graph_launch_ns),
         graph_gap_ns=int(spec.graph_kernel_gap_ns),
@@ -108,9 +104,15 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
     class _CudaStreamBase(torch.Stream):
         def __new__(cls, priority=0, stream_id=0, device_index=0, device_type=0, stream_ptr=0, **_):  # type: ignore[no-untyped-def]
             if stream_ptr:
-                stream_id, device_index, device_type = stream_ptr - _FIRST_STREAM_HANDLE, _C.current_device(), 1
+                stream_id, device_index, device_type = (
+                    stream_ptr - _FIRST_STREAM_HANDLE,
+                    _C.current_device(),
+                    1,
+                )
             if device_type:
-                return super().__new__(cls, stream_id=stream_id, device_index=device_index, device_type=device_type)
+                return super().__new__(
+                    cls, stream_id=stream_id, device_index=device_index, device_type=device_type
+                )
             return super().__new__(cls, device=torch.device("cuda", _C.current_device()), priority=priority)
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -130,7 +132,9 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
 
     class _CudaEventBase(torch.Event):
         def __new__(cls, enable_timing=False, blocking=False, interprocess=False, external=False):  # type: ignore[no-untyped-def]
-            return super().__new__(cls, device=torch.device("cuda"), enable_timing=enable_timing, blocking=blocking)
+            return super().__new__(
+                cls, device=torch.device("cuda"), enable_timing=enable_timing, blocking=blocking
+            )
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             pass
@@ -145,34 +149,17 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
         def ipc_handle(self) -> bytes:
             raise RuntimeError("revati: events cannot be shared between processes on a virtual GPU")
 
-    class _CUDAGraph(_C.Graph):
-        """A graph whose executable takes driver memory, as a real one does."""
-
-        _driver_bytes = 0
-
-        def capture_end(self) -> None:
-            super().capture_end()
-            self._release()
-            self._driver_bytes = self.node_count * graph_node_bytes()
-            _C.memory_outside(_C.current_device(), self._driver_bytes)
-
-        def reset(self) -> None:
-            super().reset()
-            self._release()
-
-        def _release(self) -> None:
-            if self._driver_bytes:
-                _C.memory_outside(_C.current_device(), -self._driver_bytes)
-                self._driver_bytes = 0
-
-        def __del__(self) -> None:
-            self._release()
-
     class _MemPool:
         """A private pool; only its id matters to the virtual allocator."""
 
-        def __init__(self, allocator: Any = None, is_user_created: bool = True, use_on_oom: bool = False, symmetric: bool = False,
-                     no_split: bool = False) -> None:
+        def __init__(
+            self,
+            allocator: Any = None,
+            is_user_created: bool = True,
+            use_on_oom: bool = False,
+            symmetric: bool = False,
+            no_split: bool = False,
+        ) -> None:
             self.allocator, self.id = allocator, _C.new_pool_id(is_user_created)
 
         def use_count(self) -> int:
@@ -184,7 +171,7 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
     return {
         "_CudaStreamBase": _CudaStreamBase,
         "_CudaEventBase": _CudaEventBase,
-        "_CUDAGraph": _CUDAGraph,
+        "_CUDAGraph": _C.Graph,
         "_CudaDeviceProperties": Properties,
         "_MemPool": _MemPool,
         "_cuda_CUDAAllocator": _cuda_CUDAAllocator,
@@ -194,8 +181,10 @@ def _classes(torch: Any, _C: Any) -> dict[str, Any]:
 def _functions(torch: Any, _C: Any) -> dict[str, Any]:
     def init() -> None:
         if _C.in_bad_fork():
-            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use "
-                               "the 'spawn' start method")
+            raise RuntimeError(
+                "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must "
+                "use the 'spawn' start method"
+            )
         torch.cuda._get_device_properties = device_properties
         torch.cuda.default_generators = tuple(_C.default_generator(i) for i in range(_C.device_count()))
 
@@ -242,7 +231,11 @@ def _functions(torch: Any, _C: Any) -> dict[str, Any]:
         "_cuda_getCurrentStream": current_stream,
         "_cuda_getCurrentRawStream": raw_stream,
         "_cuda_getDefaultStream": default_stream,
-        "_cuda_getStreamFromExternal": lambda pointer, device: (max(0, pointer - _FIRST_STREAM_HANDLE), device, 1),
+        "_cuda_getStreamFromExternal": lambda pointer, device: (
+            max(0, pointer - _FIRST_STREAM_HANDLE),
+            device,
+            1,
+        ),
         "_cuda_setStream": set_stream,
         "_cuda_synchronize": lambda: _C.synchronize(_C.current_device()),
         "_cuda_isCurrentStreamCapturing": lambda: _C.capturing(_C.current_device()),
@@ -280,8 +273,8 @@ def _memory(_C: Any) -> dict[str, Any]:
         "_cuda_resetPeakMemoryStats": _C.reset_peak,
         "_cuda_resetAccumulatedMemoryStats": _C.reset_accumulated,
         "_cuda_emptyCache": _C.empty_cache,
-        "_cuda_setMemoryFraction": nothing,
-        "_cuda_getMemoryFraction": lambda device: 1.0,
+        "_cuda_setMemoryFraction": lambda fraction, device: _C.set_memory_fraction(device, fraction),
+        "_cuda_getMemoryFraction": _C.memory_fraction,
         "_cuda_getAllocatorBackend": lambda: "native",
         "_cuda_memorySnapshot": lambda *args: {"segments": [], "device_traces": [], "allocator_settings": {}},
         "_cuda_record_memory_history": nothing,

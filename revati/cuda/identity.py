@@ -1,8 +1,9 @@
-"""Presents the virtual GPU as `cuda` in this process: hooks on the imports of torch, triton and kernel libraries.
+"""Presents the virtual GPU as `cuda` in this process: hooks on imports of torch, triton, kernel libraries.
 
-Order matters. CUDA hooks count only if they are registered before torch looks for them, so the backend library is
-loaded when `import torch` begins; the classes that `torch.cuda` derives from must exist when `torch.cuda` is imported.
-Processes that never import torch pay for one finder on `sys.meta_path` and nothing else.
+Order matters. CUDA hooks count only if they are registered before torch looks for them, so the backend
+library is loaded when `import torch` begins; the classes that `torch.cuda` derives from must exist when
+`torch.cuda` is imported. Processes that never import torch pay for one finder on `sys.meta_path` and nothing
+else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+
+from revati.cuda import nvml
 
 _TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so", "libtorch.so", "libtorch_python.so")
 
@@ -34,6 +37,20 @@ class _After(importlib.abc.Loader):
 
     def __getattr__(self, name: str) -> object:  # resource readers, get_code, ...
         return getattr(self._loader, name)
+
+
+class _KernelLibrary(_After):
+    """The same for a GPU kernel library; says in one line when it does not fit the installed torch."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        try:
+            return super().create_module(spec)
+        except ImportError as error:
+            from revati.cuda import libraries
+
+            raise ImportError(
+                libraries.misfit(str(spec.origin), error), name=error.name, path=error.path
+            ) from None
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -68,11 +85,14 @@ class _Finder(importlib.abc.MetaPathFinder):
         finally:
             self._busy.discard(fullname)
         if spec is not None and spec.loader is not None:
-            if then is _kernel_library and not isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
+            if then is _kernel_library and not isinstance(
+                spec.loader, importlib.machinery.ExtensionFileLoader
+            ):
                 return None
             if then is _kernel_library:
                 _before_kernel_library()
-            spec.loader = _After(spec.loader, then)  # type: ignore[arg-type]
+            kind = _KernelLibrary if then is _kernel_library else _After
+            spec.loader = kind(spec.loader, then)  # type: ignore[arg-type]
         return spec
 
 
@@ -85,31 +105,51 @@ def arm() -> None:
     if _finder is not None:
         return
     if "torch" in sys.modules:
-        raise RuntimeError("revati: torch is already imported; the cuda identity must be in place before (use `revati run`)")
+        raise RuntimeError(
+            "revati: torch is already imported; the cuda identity must be in place before (use `revati run`)"
+        )
     _finder = _Finder()
+    sys.meta_path.insert(0, _finder)
     _finder.before("torch", _load_backend)
     _finder.before("torch.cuda", _face)
     _finder.before("torch.distributed.distributed_c10d", _before_distributed)
     _finder.before("torchvision", _before_torchvision)
+    _finder.before("torchaudio", _preload)
     _finder.after("torch", _torch_imported)
     _finder.after("triton", _triton_imported)
-    sys.meta_path.insert(0, _finder)
+    for name in nvml.MODULES:
+        _finder.after(name, nvml.install)
+
+
+def arm_explicit() -> None:
+    """Hooks of the explicit identity: wheels built for CUDA that cannot be imported beside a CPU torch."""
+    global _finder
+    if _finder is None and "torchvision" not in sys.modules:
+        _finder = _Finder()
+        _finder.before("torchvision", _before_torchvision)
+        _finder.before("torchaudio", _preload)
+        sys.meta_path.insert(0, _finder)
 
 
 def _load_backend() -> None:
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("revati: torch is not installed; expected torch 2.13 (pip install torch==2.13.0)")
-    lib = Path(spec.origin).parent / "lib"
+    from revati.cuda import compatibility
+
+    compatibility.check()
+    torch, extension = importlib.util.find_spec("torch"), importlib.util.find_spec("revati._C")
+    assert (
+        torch is not None
+        and torch.origin is not None
+        and extension is not None
+        and extension.origin is not None
+    )
     for name in _TORCH_LIBRARIES:
-        ctypes.CDLL(str(lib / name))
-    extension = importlib.util.find_spec("revati._C")
-    if extension is None or extension.origin is None:
-        raise ModuleNotFoundError("revati: the extension revati._C is not built; run `pip install .` in the repository")
+        ctypes.CDLL(str(Path(torch.origin).parent / "lib" / name))
     try:
         backend = ctypes.CDLL(extension.origin)
     except OSError as error:
-        raise ImportError(f"revati: the extension does not fit this torch ({error}); rebuild it with `pip install .`") from None
+        raise ImportError(
+            f"revati: the extension does not fit this torch ({error}); rebuild it with `pip install .`"
+        ) from None
     if backend.revati_install_cuda() != 0:
         raise ImportError("revati: the virtual GPU could not be registered as cuda; see the line above")
 
@@ -135,7 +175,13 @@ def _torch_imported(module: ModuleType) -> None:
 def _before_torchvision() -> None:
     from revati.cuda import libraries
 
-    libraries.declare_torchvision()
+    libraries.before_torchvision()
+
+
+def _preload() -> None:
+    from revati.cuda import libraries
+
+    libraries.preload()
 
 
 def _triton_imported(module: ModuleType) -> None:
@@ -147,10 +193,11 @@ def _triton_imported(module: ModuleType) -> None:
 def _before_kernel_library() -> None:
     from revati.cuda import libraries
 
+    libraries.preload()
     libraries.note_known()
 
 
 def _kernel_library(module: ModuleType) -> None:
     from revati.cuda import libraries
 
-    libraries.take_over(module.__name__)
+    libraries.take_over()

@@ -1,6 +1,7 @@
 """The one list of everything Revati changes in foreign libraries: what, why, and until when.
 
-Patches are applied through `replace`, so that an entry here exists for each of them; `revati doctor` prints the list.
+Patches are applied through `replace`, so that an entry here exists for each of them; `revati doctor` prints
+the list.
 """
 
 from __future__ import annotations
@@ -27,5 +28,7 @@ def replace(owner: Any, name: str, value: Any, *, why: str, until: str) -> Any:
     setattr(owner, name, value)
     label = getattr(owner, "__name__", type(owner).__name__)
     module = getattr(owner, "__module__", None)
-    APPLIED.append(Patch(f"{module + '.' if isinstance(owner, type) and module else ''}{label}.{name}", why, until))
+    APPLIED.append(
+        Patch(f"{module + '.' if isinstance(owner, type) and module else ''}{label}.{name}", why, until)
+    )
     return before

@@ -19,11 +19,16 @@ def begin() -> None:
         return
     _begun = True
     from revati import _C
-    from revati.cuda import printing
+    from revati.cuda import compile_fallback, libraries, printing
 
     printing.install()
-    connect_latency(os.environ.get("REVATI_GPU", "h100_sxm"), os.environ.get("REVATI_LATENCY", "profile"),
-                    os.environ.get("REVATI_STRICT") == "1")
+    compile_fallback.install()
+    libraries.watch_load_library()
+    connect_latency(
+        os.environ.get("REVATI_GPU", "h100_sxm"),
+        os.environ.get("REVATI_LATENCY", "profile"),
+        os.environ.get("REVATI_STRICT") == "1",
+    )
     _C.trace(bool(os.environ.get("REVATI_TRACE")))
     if token := os.environ.get("REVATI_TOKEN_ID"):
         _C.set_token_id(int(token))
@@ -49,7 +54,9 @@ def connect_latency(gpu: str, mode: str, strict: bool) -> None:
         return state["it"]
 
     def predict(record: OpRecord):  # type: ignore[no-untyped-def]
-        if "blas" not in state and record.name in _MATMULS:  # cuBLAS takes its workspaces with the first matmul
+        if (
+            "blas" not in state and record.name in _MATMULS
+        ):  # cuBLAS takes its workspaces with the first matmul
             from revati.spec import load_spec
 
             state["blas"] = True
@@ -66,7 +73,7 @@ def connect_latency(gpu: str, mode: str, strict: bool) -> None:
 
 
 def write_reports() -> None:
-    """Write `$REVATI_RUN_DIR/ops-<pid>.json` and the trace rows of this process; nothing if it launched nothing."""
+    """Write `$REVATI_RUN_DIR/ops-<pid>.json` and the trace of this process, if it launched anything."""
     from revati import _C
 
     folder = os.environ.get("REVATI_RUN_DIR")

@@ -51,7 +51,7 @@ def set_device(device: Any) -> None:
 
 
 class device:
-    """Context manager and decorator: `index` is the current device inside; a negative one or None changes nothing."""
+    """Context manager and decorator: the device is the current one inside; None or -1 changes nothing."""
 
     def __init__(self, device: Any) -> None:
         self.idx = -1 if device is None else _index(device)
@@ -107,7 +107,8 @@ def current_stream(device: Any = None) -> torch.Stream:
 
 
 def default_stream(device: Any = None) -> torch.Stream:
-    return torch.Stream(stream_id=0, device_index=_index(device), device_type=int(torch._C._autograd.DeviceType.PrivateUse1))
+    private_use: Any = torch._C._autograd.DeviceType.PrivateUse1
+    return torch.Stream(stream_id=0, device_index=_index(device), device_type=int(private_use))
 
 
 def set_stream(stream: torch.Stream | None) -> None:
@@ -135,16 +136,31 @@ def stream(s: torch.Stream) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def graph(g: CUDAGraph, pool: tuple[int, int] | None = None, stream: torch.Stream | None = None) -> Iterator[None]:
+def graph(
+    g: CUDAGraph, pool: tuple[int, int] | None = None, stream: torch.Stream | None = None
+) -> Iterator[None]:
     synchronize()
     side = stream or torch.Stream(torch.device("revati", current_device()))
     before = _C.exchange_stream(side.device_index, side.stream_id)
-    g.capture_begin(pool)
     try:
-        yield
+        g.capture_begin(pool)
+        try:
+            yield
+        finally:
+            g.capture_end()
     finally:
-        g.capture_end()
         _C.exchange_stream(side.device_index, before)
+
+
+def make_graphed_callables(*args: Any, **kwargs: Any) -> Any:
+    """See `revati.cuda.graphed.make_graphed_callables`."""
+    from revati.cuda import graphed
+
+    return graphed.make_graphed_callables(*args, **kwargs)
+
+
+def set_per_process_memory_fraction(fraction: float, device: Any = None) -> None:
+    _C.set_memory_fraction(_index(device), fraction)
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Chrome/Perfetto traces of the virtual GPUs: one process a device, one track a stream, times in microseconds."""
+"""Chrome/Perfetto traces of the virtual GPUs: one process a device, one track a stream, times in us."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
-def rows_to_events(rows: list[tuple[int, int, int, int, str, str, str]], rank: int | None = None) -> list[dict[str, Any]]:
-    """Trace events of `rows` (device, stream, start_ns, duration_ns, op, family, shapes), with track names."""
+def rows_to_events(
+    rows: list[tuple[int, int, int, int, str, str, str]], rank: int | None = None
+) -> list[dict[str, Any]]:
+    """Events of `rows` (device, stream, start_ns, duration_ns, op, family, shapes), with track names."""
     events: list[dict[str, Any]] = []
     tracks: set[tuple[int, int]] = set()
     for device, stream, start_ns, duration_ns, name, family, shapes in rows:
@@ -19,9 +21,27 @@ def rows_to_events(rows: list[tuple[int, int, int, int, str, str, str]], rank: i
             tracks.add((device, stream))
             label = f"GPU {device}" if rank is None else f"rank {rank} GPU {device}"
             events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": label}})
-            events.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": stream, "args": {"name": f"stream {stream}"}})
-        events.append({"ph": "X", "cat": family, "name": name, "pid": pid, "tid": stream, "ts": start_ns / 1e3,
-                       "dur": duration_ns / 1e3, "args": {"shapes": shapes}})
+            events.append(
+                {
+                    "ph": "M",
+                    "name": "thread_name",
+                    "pid": pid,
+                    "tid": stream,
+                    "args": {"name": f"stream {stream}"},
+                }
+            )
+        events.append(
+            {
+                "ph": "X",
+                "cat": family,
+                "name": name,
+                "pid": pid,
+                "tid": stream,
+                "ts": start_ns / 1e3,
+                "dur": duration_ns / 1e3,
+                "args": {"shapes": shapes},
+            }
+        )
     return events
 
 
@@ -36,7 +56,7 @@ def write_rows(path: Path, rank: int | None) -> None:
 
 @contextlib.contextmanager
 def trace(path: str | Path) -> Iterator[None]:
-    """Trace the virtual GPUs of this process while inside, and write a Chrome/Perfetto JSON file to `path`."""
+    """Trace the virtual GPUs of this process while inside, and write Chrome/Perfetto JSON to `path`."""
     from revati import _C
 
     _C.take_trace()
@@ -45,4 +65,6 @@ def trace(path: str | Path) -> Iterator[None]:
         yield
     finally:
         _C.trace(False)
-        Path(path).write_text(json.dumps({"traceEvents": rows_to_events(_C.take_trace()), "displayTimeUnit": "ms"}))
+        Path(path).write_text(
+            json.dumps({"traceEvents": rows_to_events(_C.take_trace()), "displayTimeUnit": "ms"})
+        )

@@ -1,7 +1,8 @@
-"""Triton on the virtual GPU: a driver that is always there, and launches that are recorded instead of compiled.
+"""Triton on the virtual GPU: a driver that is always there; launches are recorded instead of compiled.
 
-A launch becomes the op `triton::<kernel>` with its tensors and scalars. Kernels whose results steer the host (slot
-mappings, positions, request tables) run their host twin from `HOST_KERNELS` on live memory; all others only cost time.
+A launch becomes the op `triton::<kernel>` with its tensors and scalars. Kernels whose results steer the host
+(slot mappings, positions, request tables) run their host twin from `HOST_KERNELS` on live memory; all others
+only cost time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 HOST_KERNELS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {}
 
 
-def host_kernel(name: str) -> Callable[[Callable[[dict[str, Any], tuple[int, ...]], None]], Callable[..., None]]:
+def host_kernel(
+    name: str,
+) -> Callable[[Callable[[dict[str, Any], tuple[int, ...]], None]], Callable[..., None]]:
     """Register the host semantics of the Triton kernel `name`: called with (arguments by name, grid)."""
 
     def register(function: Callable[[dict[str, Any], tuple[int, ...]], None]) -> Callable[..., None]:
@@ -35,10 +38,22 @@ def install() -> None:
     driver._default = virtual
     nvidia = backends.get("nvidia")
     if nvidia is not None:
-        ledger.replace(nvidia.driver, "is_active", staticmethod(lambda: True), why="engines count active drivers", until="never")
+        ledger.replace(
+            nvidia.driver,
+            "is_active",
+            staticmethod(lambda: True),
+            why="engines count active drivers",
+            until="never",
+        )
     for name, backend in backends.items():
         if name != "nvidia":
-            ledger.replace(backend.driver, "is_active", staticmethod(lambda: False), why="engines want exactly one driver", until="never")
+            ledger.replace(
+                backend.driver,
+                "is_active",
+                staticmethod(lambda: False),
+                why="engines want exactly one driver",
+                until="never",
+            )
     ledger.replace(jit.JITFunction, "run", _run, why=why, until="never")
     ledger.replace(jit.JITFunction, "warmup", lambda self, *a, **k: None, why=why, until="never")
     ledger.replace(autotuner.Autotuner, "run", _run_tuned, why="tuning measures real kernels", until="never")
@@ -108,7 +123,7 @@ def _driver() -> Any:
             def get_device_properties(device: int) -> dict[str, int]:
                 import torch
 
-                p = torch.cuda.get_device_properties(device)
+                p: Any = torch.cuda.get_device_properties(device)
                 return {
                     "max_shared_mem": p.shared_memory_per_block_optin,
                     "multiprocessor_count": p.multi_processor_count,
@@ -143,7 +158,10 @@ def _run(self: Any, *args: Any, grid: Any = None, warmup: bool = False, **kwargs
     name = self.fn.__name__
     if host := HOST_KERNELS.get(name):
         _C.run_host(host, bound, grid) if torch.cuda.is_current_stream_capturing() else host(bound, grid)
-    names, values = ["grid"], [grid[0] * (grid[1] if len(grid) > 1 else 1) * (grid[2] if len(grid) > 2 else 1)]
+    names, values = (
+        ["grid"],
+        [grid[0] * (grid[1] if len(grid) > 1 else 1) * (grid[2] if len(grid) > 2 else 1)],
+    )
     device = None
     for key, value in bound.items():
         if isinstance(value, torch.Tensor):
@@ -152,13 +170,19 @@ def _run(self: Any, *args: Any, grid: Any = None, warmup: bool = False, **kwargs
             value = str(value)
         names.append(key)
         values.append(value)
-    _C.launch(f"triton::{name}", names, *values, device=torch.cuda.current_device() if device is None else device)
+    _C.launch(
+        f"triton::{name}", names, *values, device=torch.cuda.current_device() if device is None else device
+    )
 
 
 def _run_tuned(self: Any, *args: Any, **kwargs: Any) -> Any:
     config = self.configs[0] if self.configs else None
     if config is not None:
-        kwargs = {**config.all_kwargs(), **kwargs} if hasattr(config, "all_kwargs") else {**config.kwargs, **kwargs}
+        kwargs = (
+            {**config.all_kwargs(), **kwargs}
+            if hasattr(config, "all_kwargs")
+            else {**config.kwargs, **kwargs}
+        )
     return self.fn.run(*args, **kwargs)
 
 

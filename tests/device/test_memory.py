@@ -48,6 +48,35 @@ def test_sizes_are_rounded_as_by_cudas_caching_allocator(requested: int, allocat
     assert stats()["allocated_bytes.all.current"] == before
 
 
+def test_a_share_of_the_gpu_is_a_limit() -> None:
+    torch.revati.empty_cache()  # type: ignore[attr-defined]
+    torch.revati.set_per_process_memory_fraction(0.25, 1)  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(
+            torch.OutOfMemoryError, match=r"Tried to allocate 30\.00 GiB.* 19\.\d\d GiB allowed; "
+        ):
+            torch.empty(30 * GIB, dtype=torch.uint8, device="revati:1")
+    finally:
+        torch.revati.set_per_process_memory_fraction(1.0, 1)  # type: ignore[attr-defined]
+    torch.empty(30 * GIB, dtype=torch.uint8, device="revati:1")
+    with pytest.raises(RuntimeError, match="invalid fraction"):
+        torch.revati.set_per_process_memory_fraction(1.5)  # type: ignore[attr-defined]
+
+
+def test_unused_parts_of_segments_are_counted() -> None:
+    torch.revati.empty_cache()  # type: ignore[attr-defined]
+    before = stats(1)["inactive_split_bytes.all.current"]
+    first = torch.empty(12 * MIB, dtype=torch.uint8, device="revati:1")  # a segment of its own
+    assert stats(1)["inactive_split_bytes.all.current"] == before
+    second = torch.empty(4 * MIB, dtype=torch.uint8, device="revati:1")  # cut from a segment of 20 MiB
+    assert stats(1)["inactive_split_bytes.all.current"] - before == 16 * MIB
+    third = torch.empty(16 * MIB, dtype=torch.uint8, device="revati:1")
+    assert stats(1)["inactive_split_bytes.all.current"] == before
+    del second
+    assert stats(1)["inactive_split_bytes.all.current"] - before == 4 * MIB
+    del first, third
+
+
 def test_reserved_memory_is_kept_until_the_cache_is_emptied() -> None:
     torch.revati.empty_cache()  # type: ignore[attr-defined]
     before = stats()["reserved_bytes.all.current"]

@@ -9,37 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from clockwork import GAP, GRAPH_LAUNCH, LAUNCH, MS, busy, new_event, new_stream, settled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revati import _C
-from revati.spec import load_spec
-
-SPEC = load_spec("h100_sxm")
-LAUNCH = int(SPEC.kernel_launch_ns)
-GRAPH_LAUNCH = int(SPEC.graph_launch_ns)
-GAP = int(SPEC.graph_kernel_gap_ns)
-MS = 1_000_000
-
-
-def new_stream(device: int = 0) -> torch.Stream:
-    return torch.Stream(torch.device("revati", device))
-
-
-def new_event() -> torch.Event:
-    return torch.Event(torch.device("revati"), enable_timing=True)
-
-
-def busy(stream: torch.Stream, ns: int) -> None:
-    with torch.revati.stream(stream):  # type: ignore[attr-defined]
-        _C.occupy(ns, stream.device_index)
-
-
-def settled() -> int:
-    """The present, with nothing left to wait for on either device."""
-    for device in range(2):
-        torch.revati.synchronize(device)  # type: ignore[attr-defined]
-    return int(_C.now_ns())
 
 
 def test_one_stream_runs_in_order() -> None:
@@ -141,46 +115,6 @@ def test_replay_is_one_launch_and_the_sum_of_its_kernels() -> None:
     assert _C.now_ns() - start == GRAPH_LAUNCH
     graph.replay()  # type: ignore[attr-defined]
     assert settled() - start == GRAPH_LAUNCH + 2 * (5 * MS + 2 * GAP)
-
-
-def forked(left: int, right: int, after: int) -> object:
-    """A capture that forks to a second stream and joins it again before a last kernel."""
-    graph, side = torch.revati.CUDAGraph(), new_stream()  # type: ignore[attr-defined]
-    with torch.revati.graph(graph):  # type: ignore[attr-defined]
-        main = torch.revati.current_stream()  # type: ignore[attr-defined]
-        fork, join = new_event(), new_event()
-        fork.record(main)
-        side.wait_event(fork)
-        busy(main, left)
-        busy(side, right)
-        join.record(side)
-        main.wait_event(join)
-        busy(main, after)
-    return graph
-
-
-@pytest.mark.parametrize(("left", "right"), [(10 * MS, 4 * MS), (4 * MS, 10 * MS), (5 * MS, 5 * MS)])
-def test_a_captured_fork_and_join_replays_as_the_longer_branch(left: int, right: int) -> None:
-    graph = forked(left, right, MS)
-    start = settled()
-    graph.replay()  # type: ignore[attr-defined]
-    assert settled() - start == GRAPH_LAUNCH + max(left, right) + MS + 2 * GAP
-
-
-def test_live_values_are_computed_again_at_replay() -> None:
-    lengths = torch.tensor([1, 2, 3], device="revati:0")
-    graph = torch.revati.CUDAGraph()  # type: ignore[attr-defined]
-    with torch.revati.graph(graph):  # type: ignore[attr-defined]
-        total = lengths.cumsum(0)
-    lengths.copy_(torch.tensor([10, 20, 30]))
-    graph.replay()
-    assert total.tolist() == [10, 30, 60]
-
-
-def test_synchronising_a_capturing_stream_is_refused() -> None:
-    graph = torch.revati.CUDAGraph()  # type: ignore[attr-defined]
-    with torch.revati.graph(graph), pytest.raises(RuntimeError, match="capturing"):  # type: ignore[attr-defined]
-        torch.zeros(1, device="revati:0").item()
 
 
 # ---------------------------------------------------------------- random programs

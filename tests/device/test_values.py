@@ -56,6 +56,26 @@ def test_a_phantom_integer_reads_as_the_token_id() -> None:
     assert sampled[0].item() == _C.token_id()
 
 
+def test_positions_found_in_a_phantom_exist() -> None:
+    token = _C.token_id()
+    _C.set_token_id(5000)
+    try:
+        assert phantom(2, 32_000).argmax(-1).tolist() == [5000, 5000]
+        assert phantom(2, 3).argmax(-1).tolist() == [5000 % 3] * 2
+        assert phantom(4, 1).max(-1).indices.tolist() == [0] * 4
+        assert phantom(3, 5).sort(-1).indices.tolist() == [list(range(5))] * 3
+        assert phantom(2, 32_000).topk(3).indices.tolist() == [[5000, 5001, 5002]] * 2
+        assert phantom(4, 3).sort(0).indices.tolist() == [[row] * 3 for row in range(4)]
+    finally:
+        _C.set_token_id(token)
+
+
+def test_a_router_of_phantoms_is_balanced() -> None:
+    chosen = phantom(64, 8).topk(2).indices
+    assert all(a != b for a, b in chosen.tolist())
+    assert chosen.flatten().cpu().bincount(minlength=8).tolist() == [16] * 8
+
+
 def test_a_phantom_float_reads_as_zero_and_a_bool_as_false() -> None:
     assert phantom(2).tolist() == [0.0, 0.0]
     assert (phantom(2) > 0).tolist() == [False, False]
@@ -88,6 +108,15 @@ def test_print_of_a_phantom_says_so() -> None:
 
 def test_print_of_a_live_tensor_shows_its_values() -> None:
     assert repr(torch.arange(3, device="revati:0")) == "tensor([0, 1, 2], device='revati:0')"
+
+
+def test_print_shows_dtype_and_autograd_as_torch_does() -> None:
+    assert repr(torch.ones(1, dtype=torch.int32, device="revati:0")) == (
+        "tensor([1], device='revati:0', dtype=torch.int32)"
+    )
+    x = torch.ones(1, device="revati:0", requires_grad=True)
+    assert repr(x) == "tensor([1.], device='revati:0', requires_grad=True)"
+    assert repr(x * 2) == "tensor([2.], device='revati:0', grad_fn=<MulBackward0>)"
 
 
 def test_mixing_devices_is_refused() -> None:

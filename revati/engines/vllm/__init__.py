@@ -10,11 +10,13 @@ def register_platform() -> str | None:
     if os.environ.get("REVATI_IDENTITY") != "cuda":
         return None
     from revati.cuda import libraries
-    from revati.engines.vllm import fakes, host_kernels, parallel  # noqa: F401 - registers the twins
+    from revati.engines.vllm import fakes, host_answers, host_kernels, parallel  # noqa: F401 - the twins
     from revati.engines.vllm.versions import check
 
     check()
     parallel.install()
-    if fakes.register not in libraries.AFTER:
-        libraries.AFTER.append(fakes.register)
+    for register in (fakes.register, host_answers.register):
+        if register not in libraries.AFTER:
+            libraries.AFTER.append(register)
+            register()  # for libraries that are loaded already
     return "revati.engines.vllm.platform.VirtualCudaPlatform"
