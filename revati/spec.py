@@ -65,8 +65,8 @@ class OutsideTorch(BaseModel):
     nccl_bytes_per_rank: int = Field(ge=0, description="of one communicator")
     graph_bytes_per_graph: int = Field(ge=0, description="driver memory of one captured CUDA graph")
     graph_bytes_per_node: int = Field(
-        20480, ge=0, description="driver memory of one kernel node of a graph; estimate: vLLM logs 0.2 to 0.5 GiB for "
-        "35 to 67 captured sizes of an 8B model, 300 to 400 kernels each"
+        20480, ge=0, description="driver memory of one kernel node of a graph; estimate: vLLM logs 0.2 to "
+        "0.5 GiB for 35 to 67 captured sizes of an 8B model, 300 to 400 kernels each"
     )
     source: str
 
@@ -103,8 +103,8 @@ class GpuSpec(BaseModel):
     graph_launch_ns: float = Field(gt=0, lt=1e6, description="host cost of one cudaGraphLaunch")
     graph_kernel_gap_ns: float = Field(ge=0, lt=1e5, description="idle time between two kernels of one graph")
     compiled_call_ns: float = Field(
-        25_000, ge=0, lt=1e6, description="host cost of calling one compiled graph outside of CUDA graphs, its launches "
-        "not counted: checks of its inputs and allocation of its buffers; an estimate"
+        25_000, ge=0, lt=1e6, description="host cost of calling one compiled graph outside of CUDA graphs, "
+        "its launches not counted: checks of its inputs and allocation of its buffers; an estimate"
     )
     driver_version: str
     sources: tuple[str, ...] = Field(min_length=1)

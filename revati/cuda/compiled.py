@@ -1,9 +1,11 @@
-"""A graph as a compiler would have compiled it, on the virtual GPU: fused kernels, few launches, no Python in between.
+"""A graph as a compiler would have compiled it, on the virtual GPU: fused kernels, few launches, no Python
+in between.
 
-The first call of a structure runs its code once, unseen by the clock, to learn what its nodes launch (`fusion`). A
-call with new sizes prices single operators anew and fused kernels by the bytes they move, by the graph's own symbolic
-shapes. A call that was seen before costs one lookup (`_C.Piece`). Pieces of the same structure (the layers of a model)
-share all of this. Host time is what the compiled call would cost (`compiled_call_ns`, and each launch).
+The first call of a structure runs its code once, unseen by the clock, to learn what its nodes launch
+(`fusion`). A call with new sizes prices single operators anew and fused kernels by the bytes they move,
+by the graph's own symbolic shapes. A call that was seen before costs one lookup (`_C.Piece`). Pieces of
+the same structure (the layers of a model) share all of this. Host time is what the compiled call would
+cost (`compiled_call_ns`, and each launch).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _DIGITS = re.compile(r"\d+")
 
 
 def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
-    """A callable that stands for `graph` after compilation: the same arguments, the same structure of results."""
+    """A callable that stands for `graph` after compilation: same arguments, same structure of results."""
     for position, node in enumerate(node for node in graph.graph.nodes if node.op == "placeholder"):
         node.meta["revati_position"] = position
     key = _structure(graph)
@@ -144,7 +146,10 @@ class Plan:
             )
         else:
             node = step.node
-            values = tree_map(lambda leaf: sizes.value(leaf, args) if isinstance(leaf, fx.Node) else leaf, (node.args, node.kwargs))
+            values = tree_map(
+                lambda leaf: sizes.value(leaf, args) if isinstance(leaf, fx.Node) else leaf,
+                (node.args, node.kwargs),
+            )
             if node.op == "call_method":
                 getattr(values[0][0], str(node.target))(*values[0][1:], **values[1])
             else:
@@ -181,10 +186,14 @@ class Plan:
 class SymbolicShapes:
     """Shapes of all nodes of a graph as functions of its symbolic sizes."""
 
-    def __init__(self, symbols: dict[Any, tuple[int, int | None]], evaluate: Callable[..., Any], tensors: Any) -> None:
+    def __init__(
+        self, symbols: dict[Any, tuple[int, int | None]], evaluate: Callable[..., Any], tensors: Any
+    ) -> None:
         self._symbols = symbols  # symbol -> (argument, dimension; None: the argument itself)
         self._evaluate = evaluate
-        self._tensors = tensors  # node -> (dtype, rank, first of its expressions) or the place of a plain value
+        self._tensors = (
+            tensors  # node -> (dtype, rank, first of its expressions) or the place of a plain value
+        )
 
     @classmethod
     def of(cls, nodes: list[fx.Node]) -> SymbolicShapes | None:
@@ -208,7 +217,9 @@ class SymbolicShapes:
         def note(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 at = len(expressions)
-                expressions.extend(_expression(x) for x in (*value.shape, *value.stride(), value.storage_offset()))
+                expressions.extend(
+                    _expression(x) for x in (*value.shape, *value.stride(), value.storage_offset())
+                )
                 return (value.dtype, value.dim(), at)
             if isinstance(value, (torch.SymInt, int)) and not isinstance(value, bool):
                 expressions.append(_expression(value))
@@ -225,11 +236,20 @@ class SymbolicShapes:
                     return None
                 continue
             tensors[node] = note(node.meta["example_value"])
-        free = {symbol for expression in expressions if hasattr(expression, "free_symbols") for symbol in expression.free_symbols}
+        free = {
+            symbol
+            for expression in expressions
+            if hasattr(expression, "free_symbols")
+            for symbol in expression.free_symbols
+        }
         plain = [s for s in symbols if isinstance(s, sympy.Symbol)]
         if not free <= set(plain):
             return None
-        table = {name: getattr(functions, name) for name in ("FloorDiv", "Mod", "ModularIndexing", "Max", "Min") if hasattr(functions, name)}
+        table = {
+            name: getattr(functions, name)
+            for name in ("FloorDiv", "Mod", "ModularIndexing", "Max", "Min")
+            if hasattr(functions, name)
+        }
         table |= {"FloorDiv": lambda a, b: a // b, "Mod": lambda a, b: a % b, "PythonMod": lambda a, b: a % b}
         evaluate = sympy.lambdify(plain, expressions, modules=[table, "math"])
         return cls({s: symbols[s] for s in plain}, evaluate, tensors)
@@ -291,7 +311,9 @@ class Sizes:
             return made
         return None if place is None else int(self._numbers[place])
 
-    def result(self, node: fx.Node, args: tuple[Any, ...], roots: dict[fx.Node, list[Root]], made: dict[Root, Any]) -> Any:
+    def result(
+        self, node: fx.Node, args: tuple[Any, ...], roots: dict[fx.Node, list[Root]], made: dict[Root, Any]
+    ) -> Any:
         """A result of the graph: an argument, a view of one, or a new tensor that results may share."""
         if node.op == "placeholder":
             return args[_position(node)]
@@ -326,7 +348,9 @@ def _forget_unwritten(node: fx.Node, result: Any, watcher: Watcher) -> None:
     if not isinstance(result, torch.Tensor) or not result.is_cuda:
         return
     written = {root for operator in watcher.operators for root in operator.writes}
-    if all(root not in written and root[0].op not in ("placeholder", "get_attr") for root in watcher.roots[node]):
+    if all(
+        root not in written and root[0].op not in ("placeholder", "get_attr") for root in watcher.roots[node]
+    ):
         _C.mark_phantom(result)
 
 
@@ -362,7 +386,13 @@ def _structure(graph: fx.GraphModule) -> str | None:
             return None
         target = node.target if isinstance(node.target, str) else _qualified(node.target)
         words = tree_map(
-            lambda leaf: f"%{numbers[leaf]}" if isinstance(leaf, fx.Node) else _DIGITS.sub("#", leaf) if isinstance(leaf, str) else leaf,
+            lambda leaf: (
+                f"%{numbers[leaf]}"
+                if isinstance(leaf, fx.Node)
+                else _DIGITS.sub("#", leaf)
+                if isinstance(leaf, str)
+                else leaf
+            ),
             (node.args, node.kwargs),
         )
         lines.append(f"{node.op} {target} {words}")
@@ -371,7 +401,9 @@ def _structure(graph: fx.GraphModule) -> str | None:
 
 def _text(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{value.dtype} {[str(s) for s in value.shape]} {[str(s) for s in value.stride()]} {value.device}"
+        return (
+            f"{value.dtype} {[str(s) for s in value.shape]} {[str(s) for s in value.stride()]} {value.device}"
+        )
     return f"{type(value).__name__} {value}"
 
 

@@ -1,9 +1,10 @@
 """What a compiler makes of a graph: which operators become one kernel, and which are launched by themselves.
 
-Follows torch.compile's inductor in kind, not in detail: pointwise operators, reductions and gathers that follow
-each other or read the same data become one kernel, which reads what comes from outside of it and writes what is
-used outside of it; matrix products, attention, collectives and opaque kernels stay as they are. What an operator
-is, a recorded run says: an operator fuses if all it launched belongs to `FUSIBLE` families.
+Follows torch.compile's inductor in kind, not in detail: pointwise operators, reductions and gathers that
+follow each other or read the same data become one kernel, which reads what comes from outside of it and
+writes what is used outside of it; matrix products, attention, collectives and opaque kernels stay as they
+are. What an operator is, a recorded run says: an operator fuses if all it launched belongs to `FUSIBLE`
+families.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Kernel:
     """Operators that run as one kernel; `reads` are arguments, each storage region once."""
 
     operators: list[Operator]
-    reads: list[tuple[fx.Node, bool]] = field(default_factory=list)  # argument, may it be a table that is indexed
+    reads: list[tuple[fx.Node, bool]] = field(
+        default_factory=list
+    )  # argument, may it be a table that is indexed
     writes: list[Root] = field(default_factory=list)
 
     @property
@@ -129,7 +132,7 @@ class Watcher(fx.Interpreter):
 
 
 def plan_kernels(watcher: Watcher) -> list[Step]:
-    """The steps of a graph in an order in which they can run: kernels of fused operators, and single operators."""
+    """The steps of a graph in an order that works: kernels of fused operators, and single operators."""
     operators = watcher.operators
     sources = _find_stages(operators, watcher)
     parent = {id(operator): operator for operator in operators}
@@ -147,7 +150,9 @@ def plan_kernels(watcher: Watcher) -> list[Step]:
             if source.fuses and source.stage == operator.stage:
                 parent[id(leader(operator))] = leader(source)
         for node, root in operator.reads:
-            if root[0].op != "placeholder" or _is_activation(node):  # sharing a weight or a table joins nothing
+            if root[0].op != "placeholder" or _is_activation(
+                node
+            ):  # sharing a weight or a table joins nothing
                 other = first_reader.setdefault((operator.stage, root), operator)
                 parent[id(leader(operator))] = leader(other)
     kernels: dict[int, Kernel] = {}
@@ -190,9 +195,9 @@ def _find_stages(operators: list[Operator], watcher: Watcher) -> dict[int, dict[
     leaving = _leaving(watcher)
     for operator in reversed(operators):
         changes_input = any(root in leaving or root[0].op == "placeholder" for root in operator.writes)
-        if operator.fuses and users[id(operator)] and not changes_input:
-            if all(user.fuses for user in users[id(operator)]):
-                operator.stage = min(user.stage for user in users[id(operator)])
+        later = users[id(operator)]
+        if operator.fuses and later and not changes_input and all(user.fuses for user in later):
+            operator.stage = min(user.stage for user in later)
     return sources
 
 
@@ -229,7 +234,7 @@ def _find_traffic(kernels: Iterable[Kernel], operators: list[Operator], watcher:
 
 
 def _is_activation(node: fx.Node) -> bool:
-    """Whether the first dimension of a graph input varies from call to call (tokens), as that of no weight does."""
+    """Whether the first dimension of a graph input varies from call to call (tokens), unlike a weight's."""
     value = node.meta.get("example_value")
     return isinstance(value, torch.Tensor) and bool(value.dim()) and not isinstance(value.shape[0], int)
 

@@ -109,7 +109,7 @@ _preloaded: list[object] = []
 
 
 def preload() -> None:
-    """Load the link stubs and the CUDA runtime, so that wheels built for CUDA find them without LD_LIBRARY_PATH."""
+    """Load the link stubs and the CUDA runtime: wheels built for CUDA find them without LD_LIBRARY_PATH."""
     if _preloaded:
         return
     import revati
@@ -125,9 +125,9 @@ def preload() -> None:
 
 
 def before_torchvision() -> None:
-    """Load torchvision's op library; where it does not fit this torch, declare the ops that torchvision fakes.
+    """Load torchvision's op library; where it does not fit this torch, declare the ops it fakes.
 
-    The wheel on PyPI is built for CUDA. Beside a CPU torch its library does not load, and `import torchvision`,
+    The wheel on PyPI is built for CUDA. Beside a CPU torch its library does not load; `import torchvision`,
     which transformers does, fails at the first fake of an op that does not exist.
     """
     import torch

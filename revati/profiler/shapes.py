@@ -46,7 +46,8 @@ class Launches:
 
     def add(self, row: dict[str, Any]) -> None:
         """One row of a work log (`latency.worklog`); what `collect` cannot time goes to `not_measured`."""
-        family, shape = row["family"], row.get("shape")
+        family: str = row["family"]
+        shape: Any = row.get("shape")
         if family == "gemm" and shape["kind"] in (*GEMM_KINDS, "fp16") and shape["batch"] == 1:
             kind = "bf16" if shape["kind"] == "fp16" else shape["kind"]
             key = (kind, int(shape["n"]), int(shape["k"]))

@@ -1,4 +1,6 @@
-"""Compiled graphs on the virtual GPU: what fuses, what a call launches, and that repeated calls cost no Python."""
+"""Compiled graphs on the virtual GPU: what fuses, what a call launches, and that repeated calls cost no
+Python.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ TRACED = """
 
     def inputs(places, x, *rest):
         given = iter((x, *rest))
-        return [x.shape[0] if isinstance(n.meta["example_value"], (int, torch.SymInt)) else next(given) for n in places]
+        sizes = (int, torch.SymInt)
+        return [x.shape[0] if isinstance(n.meta["example_value"], sizes) else next(given) for n in places]
 """
 
 
@@ -42,7 +45,8 @@ def test_norm_activation_and_residual_fuse_and_matrix_products_do_not() -> None:
         a, b = (y @ w1).chunk(2, -1)
         return x + (torch.nn.functional.silu(a) * b) @ w2
 
-    weights = [torch.empty(*s, dtype=torch.bfloat16, device="cuda") for s in ((512, 2048), (1024, 512), (512,))]
+    shapes = (512, 2048), (1024, 512), (512,)
+    weights = [torch.empty(*s, dtype=torch.bfloat16, device="cuda") for s in shapes]
     x = torch.empty(8, 512, dtype=torch.bfloat16, device="cuda")
     piece, places = trace(block, x, *weights)
     by_shape = {tuple(w.shape): w for w in weights}

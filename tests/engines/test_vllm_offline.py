@@ -22,14 +22,17 @@ if __name__ == "__main__":
     from vllm.platforms import current_platform
 
     llm = LLM(
-        model=str(materialise(find_model("meta-llama/Llama-3.1-8B"))), load_format="dummy", max_model_len=1024,
+        model=str(materialise(find_model("meta-llama/Llama-3.1-8B"))),
+        load_format="dummy",
+        max_model_len=1024,
         hf_overrides={"num_hidden_layers": 2}, max_num_seqs=16, num_gpu_blocks_override=200,
         compilation_config={"cudagraph_capture_sizes": [1, 2, 4, 8, 16]},
     )
     began = time.monotonic()
     # 12 requests of 400 + 60 tokens need 348 blocks of 16: the last ones are preempted or wait
     prompts = [{"prompt_token_ids": [7 + i] * 400} for i in range(12)]
-    outputs = llm.generate(prompts, SamplingParams(max_tokens=60, ignore_eos=True, detokenize=False), use_tqdm=False)
+    sampling = SamplingParams(max_tokens=60, ignore_eos=True, detokenize=False)
+    outputs = llm.generate(prompts, sampling, use_tqdm=False)
     print("RESULT " + json.dumps({
         "platform": type(current_platform).__name__,
         "tokens": [len(o.outputs[0].token_ids) for o in outputs],
@@ -41,7 +44,18 @@ if __name__ == "__main__":
 def run(tmp_path: Path, *flags: str) -> dict:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", *flags, "--", sys.executable, str(program)]
+    line = [
+        sys.executable,
+        "-m",
+        "revati.cli.main",
+        "run",
+        "--gpu",
+        "h100_sxm",
+        *flags,
+        "--",
+        sys.executable,
+        str(program),
+    ]
     done = subprocess.run(line, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = next(row for row in done.stdout.splitlines() if row.startswith("RESULT "))
@@ -59,9 +73,23 @@ def test_every_request_gets_its_tokens_under_memory_pressure_and_reruns_are_iden
 def test_a_model_that_does_not_fit_is_refused_by_vllm_itself(tmp_path: Path) -> None:
     program = tmp_path / "big.py"
     program.write_text(
-        PROGRAM.replace("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B").replace('{"num_hidden_layers": 2}', "{}")
+        PROGRAM.replace("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B").replace(
+            '{"num_hidden_layers": 2}', "{}"
+        )
     )
-    line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", "rtx4090", "--cpu-time", "free", "--", sys.executable, str(program)]
+    line = [
+        sys.executable,
+        "-m",
+        "revati.cli.main",
+        "run",
+        "--gpu",
+        "rtx4090",
+        "--cpu-time",
+        "free",
+        "--",
+        sys.executable,
+        str(program),
+    ]
     done = subprocess.run(line, capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
     assert "CUDA out of memory" in done.stdout + done.stderr

@@ -1,8 +1,8 @@
 """vLLM's compiler for the pieces of a model, on virtual GPUs.
 
-vLLM traces a model with Dynamo, splits the graph at attention and gives each piece to inductor, which generates
-Triton code. Here the pieces go to `revati.cuda.compiled`: the same kernels fused, none generated. vLLM's own
-configuration stays as on a real GPU (backend "inductor").
+vLLM traces a model with Dynamo, splits the graph at attention and gives each piece to inductor, which
+generates Triton code. Here the pieces go to `revati.cuda.compiled`: the same kernels fused, none
+generated. vLLM's own configuration stays as on a real GPU (backend "inductor").
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ def _apply_write(a: dict[str, Any], grid: tuple[int, ...]) -> None:
         if a["MULTI_GROUP"]:
             group = int(groups[i])
             address = int(pointers[group]) + 4 * (int(rows[i]) * int(strides[group]) + int(starts[i]))
-            numpy.frombuffer((ctypes.c_int32 * len(piece)).from_address(address), dtype=numpy.int32)[:] = (
-                piece
-            )
+            there = memoryview((ctypes.c_int32 * len(piece)).from_address(address))
+            numpy.frombuffer(there, dtype=numpy.int32)[:] = piece
         elif out.ndim == 1:
             at = int(rows[i]) + int(starts[i])
             out[at : at + len(piece)] = piece

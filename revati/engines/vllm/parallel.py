@@ -29,7 +29,8 @@ def install() -> None:
     """Replace what touches hardware, in each module when it is imported (or now, if it already is)."""
     from revati.cuda import identity
 
-    for name, patch in {**_PATCHES, **compiler.PATCHES, **(folding.PATCHES if folding.enabled() else {})}.items():
+    folded = folding.PATCHES if folding.enabled() else {}
+    for name, patch in {**_PATCHES, **compiler.PATCHES, **folded}.items():
         if name in sys.modules:
             patch(sys.modules[name])
         elif identity._finder is not None:

@@ -7,6 +7,7 @@ profiles one step of the largest token count; the requests add chunked prefills 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 PROMPTS = (700, 40, 300, 5)
 MAX_TOKENS = 8192
@@ -30,7 +31,7 @@ def main() -> None:
             "backend": "eager", "custom_ops": ["all"], "cudagraph_capture_sizes": [1, 8, 64, 256],
         },
     )  # fmt: skip
-    prompts = [{"prompt_token_ids": [3] * length} for length in PROMPTS]
+    prompts: Any = [{"prompt_token_ids": [3] * length} for length in PROMPTS]
     sampling = SamplingParams(max_tokens=4, ignore_eos=True, detokenize=False)
     llm.generate(prompts, sampling, use_tqdm=False)
 

@@ -69,4 +69,4 @@ class ScalarMath:
 
 
 ARRAYS, SCALARS = ArrayMath(), ScalarMath()
-Xp = ArrayMath | ScalarMath
+Xp = Any  # ArrayMath or ScalarMath: one code for both, which a type checker cannot follow

@@ -1,4 +1,6 @@
-"""Kernels that a compiler made of several operators: `inductor::*` records say their family and their traffic."""
+"""Kernels that a compiler made of several operators: `inductor::*` records say their family and their
+traffic.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from revati.latency.work import Work
 
 
 def extract_fused(view: ArgView) -> Work:
-    """One kernel that reads and writes what crosses its border; arguments: family, read_bytes, write_bytes."""
+    """One kernel with the traffic over its border; arguments: family, read_bytes, write_bytes."""
     return Work(
         family=str(view.get("family", default="elementwise")),
         read_bytes=float(view.get("read_bytes", default=0)),

@@ -1,8 +1,10 @@
-"""What vLLM's scheduler decides, step by step, on the virtual GPU and with a worker that only keeps the step times.
+"""What vLLM's scheduler decides, step by step, on the virtual GPU and with a worker that only keeps the step
+times.
 
-`python schedule_trace.py SPEC`: SPEC is a JSON file with `model`, `worker` ("virtual" or "stub"), `schedule` (a
-JSON-lines file to write: tokens of each request in each step), `times` (when each step began and was done: written by
-the virtual GPU, read by the stub) and `output`. The load has shared prefixes and more KV than fits.
+`python schedule_trace.py SPEC`: SPEC is a JSON file with `model`, `worker` ("virtual" or "stub"),
+`schedule` (a JSON-lines file to write: tokens of each request in each step), `times` (when each step
+began and was done: written by the virtual GPU, read by the stub) and `output`. The load has shared
+prefixes and more KV than fits.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from benchmarks.floor_worker import FloorWorker
 
+_MODULE = "tests.engines.programs.schedule_trace"  # `__main__` here, another name in the engine's process
 _SCHEDULE, _TIMES = "REVATI_TEST_SCHEDULE", "REVATI_TEST_TIMES"
 PREFIXES, REQUESTS, BLOCKS = 4, 90, 160
 
@@ -41,7 +44,14 @@ class TracedScheduler(AsyncScheduler):  # type: ignore[misc]
         output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens:
             tokens = {_name(request): count for request, count in output.num_scheduled_tokens.items()}
-            _note(_SCHEDULE, {"tokens": tokens, "preempted": sorted(map(_name, output.preempted_req_ids or ()))})
+            _note(
+                _SCHEDULE,
+                {
+                    "at_ns": time.monotonic_ns(),
+                    "tokens": tokens,
+                    "preempted": sorted(map(_name, output.preempted_req_ids or ())),
+                },
+            )
         return output
 
 
@@ -95,7 +105,9 @@ class StubWorker(FloorWorker):
             if kind == "begun":
                 self._due["origin", step] = moments[0]
             self._due[kind, step] = moments[-1]
-        self._first = min(step for kind, step in self._due if kind == "done")  # after vLLM's own warm-up steps
+        self._first = min(
+            step for kind, step in self._due if kind == "done"
+        )  # after vLLM's own warm-up steps
         self._step = self._first - 1
 
     def wait(self, kind: str, step: int) -> None:
@@ -134,9 +146,9 @@ async def _serve(spec: dict[str, Any]) -> dict[str, Any]:
             max_num_seqs=32,
             max_num_batched_tokens=512,
             num_gpu_blocks_override=BLOCKS,
-            worker_cls=f"{__name__ if __name__ != '__main__' else 'tests.engines.programs.schedule_trace'}.{worker}",
+            worker_cls=f"{_MODULE}.{worker}",
             async_scheduling=True,
-            scheduler_cls="tests.engines.programs.schedule_trace.TracedScheduler",
+            scheduler_cls=f"{_MODULE}.TracedScheduler",
             compilation_config={"cudagraph_capture_sizes": [1, 8, 32]},
         )
     )
@@ -148,7 +160,9 @@ async def _serve(spec: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(max(0.0, begin_s + number * 0.004 - time.monotonic()))
         parameters = SamplingParams(max_tokens=60 + 37 * number % 240, ignore_eos=True, temperature=0.0)
         last: Any = None
-        async for output in engine.generate({"prompt_token_ids": prefix + own}, parameters, request_id=f"r{number}"):
+        async for output in engine.generate(
+            {"prompt_token_ids": prefix + own}, parameters, request_id=f"r{number}"
+        ):
             last = output
         return len(last.outputs[0].token_ids)
 
