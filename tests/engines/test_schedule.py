@@ -22,6 +22,12 @@ if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
+PREFIX_TOKENS = 64
+
+
+def prompt_tokens(number: int) -> int:
+    """Length of a request of `programs/schedule_trace.py`."""
+    return PREFIX_TOKENS + 40 + 23 * number % 300
 
 
 def schedule(worker: str, folder: Path) -> list[dict[str, Any]]:
@@ -55,3 +61,9 @@ def test_a_thousand_steps_are_scheduled_as_with_a_stub_executor(tmp_path: Path) 
         assert ours == theirs, f"step {number}"
     assert len(virtual) == len(stub) >= 1000
     assert sum(bool(step["preempted"]) for step in virtual) > 10
+    first: dict[str, int] = {}
+    for step in virtual:
+        for request, count in step["tokens"].items():
+            first.setdefault(request, count)
+    hits = [r for r, count in first.items() if count == prompt_tokens(int(r[1:])) - PREFIX_TOKENS]
+    assert len(hits) > 10  # prefixes that were in the cache

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from benchmarks.floor_worker import FloorWorker
 _MODULE = "tests.engines.programs.schedule_trace"  # `__main__` here, another name in the engine's process
 _SCHEDULE, _TIMES = "REVATI_TEST_SCHEDULE", "REVATI_TEST_TIMES"
 PREFIXES, REQUESTS, BLOCKS = 4, 90, 160
+GAP_S = 0.0041337
 
 
 def _note(variable: str, row: Any) -> None:
@@ -152,12 +154,22 @@ async def _serve(spec: dict[str, Any]) -> dict[str, Any]:
             compilation_config={"cudagraph_capture_sizes": [1, 8, 32]},
         )
     )
-    begin_s = time.monotonic() + 0.1
+    arrivals = [asyncio.Event() for _ in range(REQUESTS)]
+    loop = asyncio.get_running_loop()
+
+    def arrive() -> None:
+        """At exact times: a timer of asyncio may come with a step's tokens, and then who is first is open."""
+        begin_s = time.monotonic() + 0.1
+        for number, arrival in enumerate(arrivals):
+            time.sleep(max(0.0, begin_s + number * GAP_S - time.monotonic()))
+            loop.call_soon_threadsafe(arrival.set)
+
+    threading.Thread(target=arrive, daemon=True).start()
 
     async def one(number: int) -> int:
         prefix = [100 + number % PREFIXES] * 64
         own = [1000 + (number * 7919 + k) % 20000 for k in range(40 + 23 * number % 300)]
-        await asyncio.sleep(max(0.0, begin_s + number * 0.004 - time.monotonic()))
+        await arrivals[number].wait()
         parameters = SamplingParams(max_tokens=60 + 37 * number % 240, ignore_eos=True, temperature=0.0)
         last: Any = None
         async for output in engine.generate(
