@@ -161,7 +161,8 @@ def test_show_and_gpus():
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(1200)
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_collect_a_model_from_recording_to_prediction(fake_gpu, monkeypatch):
     """Recorded from vLLM on two folded virtual GPUs, timed by a fake, fitted, and asked."""
     config = fake_gpu / "config.json"
