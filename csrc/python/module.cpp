@@ -28,6 +28,10 @@ extern "C" __attribute__((visibility("default"))) int revati_install_cuda() {
 namespace revati {
 namespace {
 
+struct OwnWorkBlock {  // of a Python `with`
+  std::optional<OwnWork> work;
+};
+
 py::object tensor_arg_class;
 
 py::object record_of(const at::Tensor& t, bool with_values) {
@@ -175,6 +179,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
   m.def("now_ns", &HostClock::now_ns);
   m.def("charge_ns", &HostClock::charge_ns);
+  py::class_<OwnWorkBlock>(m, "OwnWork")
+      .def(py::init<>())
+      .def("__enter__", [](OwnWorkBlock& own) { own.work.emplace(); })
+      .def("__exit__", [](OwnWorkBlock& own, const py::args&) { own.work.reset(); });
   m.def("wait_until_ns", &HostClock::wait_until_ns, py::call_guard<py::gil_scoped_release>());
   m.def("shared_clock", &HostClock::shared);
   m.def("synchronize", [](int device) { Timeline::get().synchronize_device(device); }, py::call_guard<py::gil_scoped_release>());
