@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 LAUNCHER_NS = 12_000
-"""Host time of Triton's own launcher (binding, specialisation, cache key), without the driver's; an estimate."""
+"""Host time of Triton's own launcher (binding, specialisation, cache key) without the driver's; estimated."""
 
 HOST_KERNELS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {}
 
