@@ -83,6 +83,11 @@ def record(
 
 
 def _last_error(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line and not line.startswith("File ")]
-    return (errors or lines or ["no output"])[-1][-300:]
+    """The last line that names an error, with the first of its reasons where pydantic lists them below it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no output"]
+    errors = [k for k, line in enumerate(lines) if "Error" in line and not line.startswith("File ")]
+    last = errors[-1] if errors else len(lines) - 1
+    found = lines[last][-300:]
+    if "validation error" in found and last + 1 < len(lines):
+        found += f": {lines[last + 1][:300]}"
+    return found
