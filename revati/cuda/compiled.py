@@ -112,13 +112,15 @@ class Plan:
             recorder.end()
             _C.restore_peaks(device, before)
         (output,) = [node for node in nodes if node.op == "output"]
-        results = []
+        results, holds_values = [], False
         for leaf, node in zip(tree_flatten(value)[0], tree_flatten(output.args[0])[0], strict=True):
             if isinstance(node, fx.Node):
                 results.append(leaf)
                 _forget_unwritten(node, leaf, watcher)
+                own = all(root[0].op != "placeholder" for root in watcher.roots[node])
+                holds_values = holds_values or (own and isinstance(leaf, torch.Tensor) and _C.is_live(leaf))
         scratch_bytes = 0
-        if sizes is not None:
+        if sizes is not None and recorder.repeatable and not holds_values:  # else each size runs the code
             self._steps, self._shapes, self._nodes = steps, shapes, nodes
             self._roots = watcher.roots
             self._lifetimes = _lifetimes(steps, output, watcher)

@@ -102,6 +102,7 @@ def test_results_with_values_run_the_code_every_time() -> None:
     for start in (0, 5):
         x = torch.arange(start, start + 8, device="cuda")
         assert piece(*inputs(places, x))[0].tolist() == [2 * v for v in range(start, start + 8)]
+    assert piece(*inputs(places, torch.arange(5, device="cuda")))[0].tolist() == [0, 2, 4, 6, 8]
     """
     )
 
