@@ -3,18 +3,21 @@
  *   spin -DN=2 -a jump.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -E -m2000000
  *   spin -DN=3 -DMOST_SENDS=2 -DJUMPS=1 -a jump.pml && ...
  *   spin -DN=2 -DWORDS -a jump.pml && ...        (waits on words in memory, with proofs that are kept)
+ *   spin -DN=2 -DDESCRIPTORS -a jump.pml && ...  (waits for descriptors, with proofs that hold while the run count does)
  * Negative controls, each must report an assertion violation:
  *   spin -DN=2 -DTRUST_SLOTS -a jump.pml && ...          the slots alone are believed
  *   spin -DN=2 -DTRANSIENT_SLEEP -a jump.pml && ...      a kernel state without `off processor`
  *   spin -DN=2 -DWORDS -DCOUNT_NEVER -a jump.pml && ...  wakers do not count their wake-ups
  *   spin -DN=2 -DWORDS -DPROVE_NEVER -a jump.pml && ...  waits on words are believed without a first proof
+ *   spin -DN=2 -DDESCRIPTORS -DWAKING_SLEEPS -a jump.pml && ...  a thread on its way to another processor is taken for
+ *                                                        asleep, as /proc/<pid>/syscall says of it
  *
  * Modelled: N threads that send to each other (a counter for each receiver stands for a pipe), wait with or
  * without a deadline, are woken by the kernel (blocked -> runnable -> running), or fired by the timekeeper; the
  * order of the steps in enter_wait() and leave_wait(); a transient kernel state S while still on a processor;
  * sleeps on the slot alone, which look on for a while instead of sleeping and are never asked for; with WORDS the
  * counters of wake-ups and the proofs that hold while they stand; the two waves reading one thread at a time while
- * everybody moves.
+ * everybody moves; with DESCRIPTORS the kept proof, whose second look reads the shown state and then the run count.
  * Claim: whenever the clock jumps, no thread but those that wait for the timekeeper alone is running or runnable, and
  * no receiver waits beside a message.
  * Left out: signals, spinners, turns (they only restrict who runs), deaths, remote participants, charged time.
@@ -108,6 +111,12 @@ again:
 #define SLEEPS(i) (kernel[i] == Asleep)
 #endif
 
+#ifdef WAKING_SLEEPS
+#define SHOWS_SLEEP(i) (kernel[i] != OnCpu)
+#else
+#define SHOWS_SLEEP(i) (kernel[i] == Asleep || kernel[i] == Transient)
+#endif
+
 #ifndef WORDS
 #define PROVED(i) false
 #elif defined(PROVE_NEVER)
@@ -119,6 +128,10 @@ again:
 proctype Timekeeper() {
   byte i, noted[N], sends_before, jumps;
   bool quiet;
+#ifdef DESCRIPTORS
+  bool kept;
+  byte seen_runs[N], proved_runs[N], proved[N];
+#endif
 #ifdef WORDS
   byte seen_sends[N], proved_sends[N], proved[N];
 #endif
@@ -138,10 +151,26 @@ proctype Timekeeper() {
 #ifdef WORDS
        seen_sends[i] = group_sends[i];
 #endif
+#ifdef DESCRIPTORS
+       kept = false;
+       if
+       :: proved[i] == noted[i] && proved[i] > 0 && SHOWS_SLEEP(i) -> kept = (runs[i] == proved_runs[i])
+       :: else
+       fi;
+       if
+       :: kept -> seen_runs[i] = proved_runs[i]
+       :: else -> seen_runs[i] = runs[i];
+          if
+          :: quiet && !alone[i] && !SLEEPS(i) -> quiet = false
+          :: else
+          fi
+       fi
+#else
        if
        :: quiet && !alone[i] && !PROVED(i) && !SLEEPS(i) -> quiet = false
        :: else
        fi
+#endif
      }
      for (i : 0 .. N - 1) {
        atomic { if
@@ -164,6 +193,9 @@ proctype Timekeeper() {
           }
 #ifdef WORDS
           for (i : 0 .. N - 1) { proved[i] = noted[i]; proved_sends[i] = seen_sends[i] }
+#endif
+#ifdef DESCRIPTORS
+          for (i : 0 .. N - 1) { proved[i] = noted[i]; proved_runs[i] = seen_runs[i] }
 #endif
           jumps++
         }

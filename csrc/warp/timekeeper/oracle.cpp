@@ -47,7 +47,7 @@ bool Oracle::is_off_processor(Files& f) {
   return a > 0 && a == b && memcmp(before, after, size_t(a)) == 0;
 }
 
-char Oracle::state(int slot, uint32_t pid, uint32_t tid, bool in_futex) {
+char Oracle::stat_state(int slot, uint32_t pid, uint32_t tid) {
   if (!open_files(slot, pid, tid)) return 'X';
   char text[128];
   ssize_t n = pread(files_[size_t(slot)].stat, text, sizeof text - 1, 0);
@@ -56,13 +56,16 @@ char Oracle::state(int slot, uint32_t pid, uint32_t tid, bool in_futex) {
   text[n] = 0;
   const char* end = strrchr(text, ')');
   char c = end && end[1] ? end[2] : 'R';
-  if (c == 'S' && !in_futex && !is_off_processor(files_[size_t(slot)])) return 'R';
   return c == 'Z' ? 'X' : c;
 }
 
+char Oracle::state(int slot, uint32_t pid, uint32_t tid, bool in_futex) {
+  char c = stat_state(slot, pid, tid);
+  return c == 'S' && !in_futex && !is_off_processor(files_[size_t(slot)]) ? 'R' : c;
+}
+
 bool Oracle::still_sleeps(int slot, uint32_t pid, uint32_t tid, uint64_t runs) {
-  if (runs == ~0ull || !open_files(slot, pid, tid) || files_[size_t(slot)].syscall < 0) return false;
-  return is_off_processor(files_[size_t(slot)]) && run_count(slot, pid, tid) == runs;
+  return runs != ~0ull && stat_state(slot, pid, tid) == 'S' && run_count(slot, pid, tid) == runs;
 }
 
 bool Oracle::read_schedstat(int slot, uint32_t pid, uint32_t tid, unsigned long long (&out)[3]) {

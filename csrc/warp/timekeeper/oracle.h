@@ -13,7 +13,9 @@ class Oracle {
   // 'R' runs or may run, 'S' sleeps, 'D' and 'T' as in ps, 'X' is no more. `in_futex`: the thread is in a futex
   // wait, where 'S' can be trusted: nothing there looks again after a wake-up.
   char state(int slot, uint32_t pid, uint32_t tid, bool in_futex = false);
-  // Of a thread that slept off its processor when its run count was `runs`: does it still, in the same sleep?
+  // Of a thread that slept off its processor when its run count was `runs`: does it still, in the same sleep? A woken
+  // thread shows as 'R' until it runs, and the count grows before it does. The file `syscall` cannot be asked here: it
+  // calls a thread asleep whose wake-up is on its way to another processor.
   bool still_sleeps(int slot, uint32_t pid, uint32_t tid, uint64_t runs);
   // Changes whenever the thread is put on a processor.
   uint64_t run_count(int slot, uint32_t pid, uint32_t tid);
@@ -30,8 +32,9 @@ class Oracle {
     int stat = -1, schedstat = -1, syscall = -1;
   };
   // A thread that is about to sleep, or has just been woken and looks again, shows as 'S' while it is still on a
-  // processor. Only the file `syscall` waits for it to be off.
+  // processor. Only the file `syscall` waits for it to be off. It answers for threads that show as 'S'.
   bool is_off_processor(Files& f);
+  char stat_state(int slot, uint32_t pid, uint32_t tid);
   bool open_files(int slot, uint32_t pid, uint32_t tid);
   bool read_schedstat(int slot, uint32_t pid, uint32_t tid, unsigned long long (&out)[3]);
   std::vector<Files> files_;

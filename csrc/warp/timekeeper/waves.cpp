@@ -120,6 +120,7 @@ Verdict Waves::check() {
       if (s.by && kill(pid_t(s.by.load()), 0) != 0) bury(i);
       return busy(-1);
     }
+    uint64_t runs_before = run_count(i);  // first: a thread that wakes between the two looks has another one
     char c = state(i);
     if (c == 'X') {
       bury(i);
@@ -129,7 +130,7 @@ Verdict Waves::check() {
     if (c != 'S' || st == kFired) return busy(i);
     if (s.exiting) return busy(-1);
     if (uncovered(s)) tell_uncovered(s);
-    seen_.push_back({i, w, run_count(i)});
+    seen_.push_back({i, w, runs_before});
     outside++;
   }
   if (died) {
