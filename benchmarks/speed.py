@@ -2,6 +2,8 @@
 
 `python -m benchmarks.speed [SETUP...] [--concurrency 8,64,256]`. The floor is the same engine with the same
 requests and a worker that returns at once, in real time and without a device: what no emulation can go below.
+Ranks of one model replica are folded into one process (`--fold-ranks` of `revati`) and the floor has one
+worker; `--all-ranks` gives every rank its process, here and there.
 """
 
 from __future__ import annotations
@@ -94,11 +96,14 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
         "prompt_tokens": arguments.prompt_tokens,
         "output_tokens": arguments.output_tokens,
     }
-    options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time)
+    fold = setup.gpus > 1 and not arguments.all_ranks
+    options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time, fold_ranks=fold)
     emulated = _run(load, engine_args(setup), options, virtual=True)
     floor = None
     if not arguments.no_floor:
         floor_args = {**engine_args(setup), "worker_cls": "benchmarks.floor_worker.FloorWorker"}
+        if fold:
+            floor_args |= {"tensor_parallel_size": 1, "enable_expert_parallel": False}
         floor = _run(load, floor_args, options, virtual=False)["wall_s"]
     return Speed(setup.name, concurrency, requests, emulated["load_s"], emulated["wall_s"], floor)
 
@@ -156,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--gpu", default="h100_sxm")
     parser.add_argument("--cpu-time", default="charged")
+    parser.add_argument("--all-ranks", action="store_true", help="a process for each rank")
     parser.add_argument("--no-floor", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)

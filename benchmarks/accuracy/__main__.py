@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -43,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder with recorded workloads")
     parser.add_argument("--variants", default="default", help="comma-separated, or `attribution`")
     parser.add_argument("--cpu-factor", type=float, help="scale of charged CPU time")
-    parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--json", type=Path, help="write all results here, after every case")
+    parser.add_argument("--resume", action="store_true", help="take over what --json holds; run the rest")
     parser.add_argument("--markdown", type=Path, help="put the table between the markers of this document")
     parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
     return parser
@@ -55,6 +57,7 @@ def run_all(
     """Run every case in every variant; a failing one is noted and the others go on."""
     outcomes: list[Outcome] = []
     failures: list[str] = []
+    earlier = _earlier(arguments.json) if arguments.resume else {}
     for case in chosen:
         for variant in variants(arguments.variants, arguments.cpu_factor):
             if variant.name == "own-kv" and not case.series.pinned:
@@ -62,6 +65,9 @@ def run_all(
             if not variant.fold_ranks and case.series.gpus == 1:
                 continue
             if variant.older_engine and not case.series.older_engine:
+                continue
+            if (case.id, variant.name) in earlier:
+                outcomes.append(Outcome.from_json(case, variant, earlier[case.id, variant.name]))
                 continue
             try:
                 outcome = run_case(case, variant, data=arguments.data, log=arguments.logs)
@@ -72,8 +78,21 @@ def run_all(
             outcomes.append(outcome)
             console.print(case_table(outcome))
             if arguments.json is not None:
-                arguments.json.write_text(json.dumps([one.as_json() for one in outcomes], indent=1) + "\n")
+                earlier[case.id, variant.name] = outcome.as_json()
+                arguments.json.write_text(json.dumps(list(earlier.values()), indent=1) + "\n")
     return outcomes, failures
+
+
+def _earlier(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """Entries of a result file by case and variant; none where it does not exist."""
+    if path is None:
+        raise CaseError("--resume needs --json FILE, the results of the run to go on with")
+    if not path.exists():
+        return {}
+    try:
+        return {(entry["case"], entry["variant"]["name"]): entry for entry in json.loads(path.read_text())}
+    except (ValueError, KeyError, TypeError):
+        raise CaseError(f"{path} holds no results of this program; give another file to --json") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.logs is not None:
         arguments.logs.mkdir(parents=True, exist_ok=True)
-    outcomes, failures = run_all(chosen, arguments, console)
+    try:
+        outcomes, failures = run_all(chosen, arguments, console)
+    except CaseError as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return 2
     for line in sorted({note for outcome in outcomes for note in outcome.case.series.published_errors}):
         console.print(f"published: {line}")
     if arguments.markdown is not None and outcomes:
@@ -105,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _shown(argv: Sequence[str] | None) -> list[str]:
     """The command line without where data and outputs lie on this machine."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     for name in ("--data", "--json", "--markdown", "--logs"):
         while name in words:
             index = words.index(name)

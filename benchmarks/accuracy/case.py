@@ -58,7 +58,7 @@ class Workload(Strict):
     total_output_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
-    range_ratio: float = 0.0
+    range_ratio: float | dict[Literal["input", "output"], float] = 0.0
     seed: int = 0
     folder: str | None = Field(None, description="recorded: folder below the data directory")
 
@@ -106,7 +106,7 @@ class Series(Strict):
     pinned: dict[str, Any] = Field({}, description="engine_args that copy what the real engine had resolved")
     workload: Workload
     older_engine: list[str] = Field(
-        [], description="--middleware classes that bring back what the measured version did (http)"
+        [], description="flags with which today's engine does what the measured version did (http)"
     )
     goal: Goal = Goal()
     published_errors: list[str] = []

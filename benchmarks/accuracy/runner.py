@@ -64,6 +64,13 @@ class Outcome:
             "revati": self.block,
         }
 
+    @classmethod
+    def from_json(cls, case: Case, variant: Variant, entry: dict[str, Any]) -> Outcome:
+        """An outcome that `as_json` wrote, against the case's measurements of today."""
+        predicted = {name: float(value) for name, value in entry["predicted"].items()}
+        errors = errors_percent(flatten(case.point.measured), predicted)
+        return cls(case, variant, predicted, errors, entry["revati"])
+
     def misses(self) -> list[str]:
         """Metrics that exceed the goal of their series."""
         goals = self.case.series.goal.percent
@@ -133,7 +140,7 @@ def bench_words(case: Case, folder: Path) -> list[str]:
         words += ["--dataset-name", "random", "--seed", str(workload.seed)]
         words += ["--random-input-len", str(workload.input_tokens)]
         words += ["--random-output-len", str(workload.output_tokens)]
-        return [*words, "--random-range-ratio", str(workload.range_ratio)]
+        return [*words, "--random-range-ratio", json.dumps(workload.range_ratio)]
     raise CaseError(f"{case.id}: an http client cannot replay a workload of kind {workload.kind}")
 
 
@@ -141,8 +148,8 @@ def _run_http(
     case: Case, variant: Variant, run_dir: Path, log: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     words = bench_words(case, run_dir)
-    for middleware in case.series.older_engine if variant.older_engine else []:
-        words += ["--middleware", middleware]
+    if variant.older_engine:
+        words += case.series.older_engine
     request = session.BenchRequest(words, options_for(case, variant), case.series.gpus)
     with _importable():
         outcome = session.run(request, run_dir)

@@ -99,3 +99,25 @@ def test_a_document_keeps_what_is_around_the_table() -> None:
 def test_an_unknown_case_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-case"]) == 2
     assert capsys.readouterr().err.startswith("accuracy: unknown case")
+
+
+def test_resume_takes_over_what_the_result_file_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = case_named("h100-qwen3-8b-c1")
+    earlier = Outcome(case, Variant(), {"ttft_ms.mean": 62.0}, {}, {"virtual_s": 1.0})
+    results, document = tmp_path / "results.json", tmp_path / "accuracy.md"
+    results.write_text(json.dumps([earlier.as_json()]))
+    words = [case.id, "--json", str(results), "--resume", "--markdown", str(document)]
+    assert main(words) == 0
+    assert "59.01 / 62.00 (+5.1%)" in document.read_text()
+    assert "--resume" not in document.read_text()
+
+
+def test_resume_refuses_a_file_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.json"
+    results.write_text('{"benchmark": 1}')
+    assert main(["h100-qwen3-8b-c1", "--json", str(results), "--resume"]) == 2
+    assert main(["h100-qwen3-8b-c1", "--resume"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "holds no results" in lines[0] and "--json FILE" in lines[1]
