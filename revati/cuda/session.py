@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _begun = False
@@ -36,7 +37,15 @@ def begin() -> None:
         atexit.register(write_reports)
         from multiprocessing import util
 
-        util.Finalize(None, write_reports, exitpriority=100)
+        _report_at_exit(write_reports)
+        util.register_after_fork(write_reports, _report_at_exit)
+
+
+def _report_at_exit(report: Callable[[], None]) -> None:
+    """Children of multiprocessing end without `atexit`, and forget the finalizers of their parent."""
+    from multiprocessing import util
+
+    util.Finalize(None, report, exitpriority=100)
 
 
 def connect_latency(gpu: str, mode: str, strict: bool) -> None:
