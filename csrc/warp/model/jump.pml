@@ -2,8 +2,9 @@
  *
  *   spin -DN=2 -a jump.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -E -m2000000
  *   spin -DN=3 -DMOST_SENDS=2 -DJUMPS=1 -a jump.pml && ...
- *   spin -DN=2 -DWORDS -a jump.pml && ...        (waits on words in memory, with proofs that are kept)
- *   spin -DN=2 -DDESCRIPTORS -a jump.pml && ...  (waits for descriptors, with proofs that hold while the run count does)
+ *   spin -DN=2 -DMOST_SENDS=2 -DWORDS -a jump.pml && ...  (waits on words in memory, with proofs that are kept)
+ *   spin -DN=2 -DMOST_SENDS=2 -DDESCRIPTORS -a jump.pml && ...  (waits for descriptors, with proofs that hold while
+ *                                                        the run count does)
  * Negative controls, each must report an assertion violation:
  *   spin -DN=2 -DTRUST_SLOTS -a jump.pml && ...          the slots alone are believed
  *   spin -DN=2 -DTRANSIENT_SLEEP -a jump.pml && ...      a kernel state without `off processor`
