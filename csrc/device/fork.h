@@ -16,6 +16,8 @@ inline void use_device() {
   if (device_use.load(std::memory_order_relaxed) != DeviceUse::kInUse) first_use();
 }
 
+/// Memory or work on the device exists: a child of fork() could not go on with it.
+inline bool device_in_use() { return device_use.load(std::memory_order_relaxed) == DeviceUse::kInUse; }
 inline bool in_bad_fork() { return device_use.load(std::memory_order_relaxed) == DeviceUse::kForked; }
 
 }  // namespace revati

@@ -165,6 +165,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("current_device", &current_device);
   m.def("set_device", &set_device);
   m.def("in_bad_fork", &in_bad_fork);
+  m.def("device_in_use", &device_in_use);
   m.def("use_device", &use_device);
   m.def("default_generator", &default_generator);
 

@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import revati
+from revati.spec import load_spec
 
 CPU_TIME_MODES = ("charged", "free", "wall")
 LATENCY_MODES = ("profile", "roofline")
@@ -76,6 +77,8 @@ def build_environment(
     env["LD_LIBRARY_PATH"] = _prefixed(env.get("LD_LIBRARY_PATH"), stub_dirs())
     for name, value in _ENGINE_DEFAULTS.items():
         env.setdefault(name, value)
+    # FlashInfer would ask CUDA while it is imported; vLLM could not fork its workers any more
+    env.setdefault("FLASHINFER_CUDA_ARCH_LIST", "{}.{}".format(*load_spec(options.gpu).compute_capability))
     for name in _REAL_GPU_VARIABLES:
         env.pop(name, None)
     return env

@@ -11,3 +11,16 @@ def apply() -> None:
     if _applied:
         return
     _applied = True
+    from vllm.utils import system_utils
+
+    from revati import _C
+    from revati.cuda import ledger
+
+    ledger.replace(
+        system_utils,
+        "cuda_is_initialized",
+        _C.device_in_use,
+        why="libraries that ask for properties while they are imported leave nothing on a virtual device: "
+        "vLLM may fork, and its processes need not import everything again",
+        until="never",
+    )
