@@ -78,6 +78,9 @@ def train(data: TrainingSet, part: str, rounds: int | None = None) -> Any:
     return xgboost.train({**COMMON, **TUNE}, own, TUNE_ROUNDS, xgb_model=base)
 
 
+FEWEST_ROWS = 50
+"""Of a GEMM kind or an attention part, or there is no model. One dense model gives about 100 GEMMs to collect."""
+
 UNUSED_BY_PREDICTION = ("loss_changes", "sum_hessian", "base_weights")
 
 
@@ -132,7 +135,7 @@ def mean_latency(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def gemm_set(frame: pd.DataFrame, gpu: str, kind: str) -> TrainingSet | None:
     """GEMM rows of one kind; repeated shapes are averaged."""
     rows = frame[(frame["family"] == "gemm") & (frame["kind"] == kind) & (frame["batch"] == 1)]
-    if len(rows) < 100:
+    if len(rows) < FEWEST_ROWS:
         return None
     rows = mean_latency(rows, ["gpu", "pooled", "m", "n", "k"])
 
@@ -162,7 +165,7 @@ def attention_set(frame: pd.DataFrame, gpu: str, part: str) -> TrainingSet | Non
     rows = rows[
         {"decode": decodes & ~prefills, "prefill": prefills & ~decodes, "mixed": decodes & prefills}[part]
     ]
-    if len(rows) < 50:
+    if len(rows) < FEWEST_ROWS:
         return None
     keys = ["prefill_seqs", "prefill_q", "prefill_context", "decode_seqs", "decode_kv"]
     rows = mean_latency(rows, ["gpu", "pooled", *_HEADS, *keys])
