@@ -79,7 +79,7 @@ def train(data: TrainingSet, part: str, rounds: int | None = None) -> Any:
 
 
 FEWEST_ROWS = 50
-"""Of a GEMM kind or an attention part, or there is no model. One dense model gives about 100 GEMMs to collect."""
+"""Of a GEMM kind or an attention part, or no model. One dense model gives about 100 GEMMs to collect."""
 
 UNUSED_BY_PREDICTION = ("loss_changes", "sum_hessian", "base_weights")
 
