@@ -85,8 +85,11 @@ def _write_outputs(
         shutil.copyfile(run_dir / SERVER_LOG, server_log)
     if bench.error:
         failed = SERVER_LOG if bench.stage == "server failed" else CLIENT_LOG
-        print("\n".join(log_tail(run_dir, failed)), file=sys.stderr)
+        if not bench.explained:
+            print("\n".join(log_tail(run_dir, failed)), file=sys.stderr)
         print(f"revati: {bench.error}", file=sys.stderr)
+    elif bench.stage == "interrupted":
+        print(f"revati: interrupted; figures of {bench.requests_finished} requests kept", file=sys.stderr)
     if result is not None:
         result.write_text(bench.to_json(detailed=outcome.detailed))
     if html is not None and bench.client:

@@ -42,6 +42,8 @@ def begin() -> None:
 def connect_latency(gpu: str, mode: str, strict: bool) -> None:
     """Let the backend ask `revati.latency` for durations; the predictor is built at the first question."""
     from revati import _C
+    from revati.cuda import refusal
+    from revati.latency.predictor import StrictError
     from revati.latency.record import OpRecord, TensorArg
 
     state: dict[str, object] = {}
@@ -61,7 +63,11 @@ def connect_latency(gpu: str, mode: str, strict: bool) -> None:
 
             state["blas"] = True
             _C.memory_outside(_C.current_device(), load_spec(gpu).outside_torch.cublas_workspace_bytes)
-        return predictor().predict(record)
+        try:
+            return predictor().predict(record)
+        except StrictError as error:
+            refusal.note(f"--strict: {error}")
+            raise
 
     def live_args(name: str) -> list[str]:
         return list(predictor().live_args(name))

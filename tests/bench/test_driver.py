@@ -88,7 +88,7 @@ def test_a_failing_client_gives_its_code(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
-    assert drive(make_plan(tmp_path, python("pass"), mode="crash")).returncode == 1
+    assert drive(make_plan(tmp_path, python("pass"), mode="crash")).returncode == 2
     status = json.loads((tmp_path / STATUS).read_text())
     assert status["stage"] == "server failed" and "before it was ready" in status["error"]
     assert worker_is_gone(tmp_path)
