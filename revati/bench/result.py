@@ -27,7 +27,7 @@ from revati.cli.world import WorldResult
 from revati.report.ops import load_json
 from revati.report.summary import run_block
 
-# What differs between two equal runs in `free` mode, in the `revati` block; nothing of vLLM's own fields does.
+# What differs between two equal runs in `free` mode, all in the `revati` block.
 WALL_FIELDS = ("wall",)
 # What `vllm bench serve` writes only with --save-detailed.
 DETAIL_FIELDS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "generated_texts", "errors")

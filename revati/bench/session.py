@@ -78,7 +78,7 @@ def _check_lengths(options: RunOptions, flags: flag_sorting.SortedFlags) -> None
     if dataset in _IGNORE_EOS:
         raise CliError(
             f"--output-lengths has no effect: with --dataset-name {dataset} `vllm bench serve` always "
-            "ignores end tokens; take another dataset, for example sharegpt (`revati models sharegpt` makes one)"
+            "ignores end tokens; take another dataset, like sharegpt (`revati models sharegpt` makes one)"
         )
 
 

@@ -13,9 +13,9 @@ from revati.bench.client import INTERRUPTED, EarlyEnd
 
 
 def play(requests: int, answers: int) -> list[Any]:
-    """Outputs of a load whose requests come every 10 ms; the first `answers` are answered at once, the rest never.
+    """Outputs of a load with a request every 10 ms; the first `answers` are answered at once, the rest never.
 
-    Once those have their answers and one more is under way, this process gets an interrupt.
+    Once those have their answers and another is under way, this process gets an interrupt.
     """
     end = EarlyEnd()
 

@@ -67,8 +67,8 @@ def test_the_clients_id_is_found_in_vllms(vllms: str, clients: str) -> None:
 
 
 def sampling(**changes: Any) -> Any:
-    params = {"ignore_eos": False, "eos_token_id": 2, "stop_token_ids": [], "min_tokens": 0, "extra_args": None}
-    return SimpleNamespace(**params | changes)
+    defaults = {"ignore_eos": False, "eos_token_id": 2, "stop_token_ids": [], "min_tokens": 0}
+    return SimpleNamespace(**defaults | {"extra_args": None} | changes)
 
 
 def ended(params: Any, steps: list[list[int]], folder: Path) -> list[int]:
