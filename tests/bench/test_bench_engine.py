@@ -150,35 +150,26 @@ def test_a_second_run_is_byte_identical(
 
 @pytest.mark.slow
 def test_by_hand_the_figures_are_the_same(
-    configs: Path, load: list[str], capfd: pytest.CaptureFixture[str]
+    configs: Path, served: Path, load: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """README's two programs in one world: what the client prints is what it prints in `revati bench`."""
-    assert bench(configs, *load) == 0
-    by_revati = figures(capfd.readouterr().out)
+    """README's two programs in one world give what `revati bench` gives."""
     vllm = f"{sys.executable} -m vllm.entrypoints.cli.main"
-    server, client = split_load(load)
+    client, server, own = load[2:-4], load[-4:-2], load[-2:]
+    client += ["--save-result", "--result-dir", str(tmp_path), "--result-filename", "by-hand.json"]
     script = f"""
       {vllm} serve {MODEL} --load-format dummy {shlex.join(server)} & server=$!
       until curl -sf localhost:8000/health; do sleep 1; done
       {vllm} bench serve --model {MODEL} {shlex.join(client)}
       kill $server; wait"""
-    options = ["--gpu", "h100_sxm", "--cpu-time", "free", "--model-configs", str(configs), *load[-2:]]
+    options = ["--gpu", "h100_sxm", "--cpu-time", "free", "--model-configs", str(configs), *own]
     assert run_main(["run", *options, "--", "bash", "-c", script]) == 0
-    by_hand = figures(capfd.readouterr().out)
-    assert len(by_hand) > 10
-    assert by_hand == {name: by_revati[name] for name in by_hand}
-
-
-def split_load(load: list[str]) -> tuple[list[str], list[str]]:
-    """Flags of the two programs; both are told the model by the caller, `revati` itself has the last two."""
-    at = load.index("--max-num-seqs")
-    return load[at : at + 2], load[2:at]
-
-
-def figures(printed: str) -> dict[str, str]:
-    """vLLM's result table: what it says of each metric, as text."""
-    table = printed.partition("Serving Benchmark Result")[2]
-    return dict(re.findall(r"^(\S.*):\s+(\S+)\s*$", table, re.MULTILINE))
+    by_revati = json.loads((served / "out.json").read_text())
+    by_hand = json.loads((tmp_path / "by-hand.json").read_text())
+    assert by_hand["output_lens"] == by_revati["output_lens"]
+    figures = [name for name, value in by_hand.items() if isinstance(value, float)]
+    assert len(figures) > 15
+    assert {n: f"{by_hand[n]:.2f}" for n in figures} == {n: f"{by_revati[n]:.2f}" for n in figures}
+    assert f"Mean TTFT (ms):{by_revati['mean_ttft_ms']:.2f}" in capfd.readouterr().out.replace(" ", "")
 
 
 @pytest.mark.slow

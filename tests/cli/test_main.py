@@ -180,6 +180,20 @@ torch.ops.revati_test.mystery(torch.ones(2, 3, device="cuda"))"""
     assert run_plainly("--", sys.executable, "-c", caught) == 0
 
 
+def test_a_thread_that_sleeps_off_modelled_work_lets_others_run() -> None:
+    program = """
+import threading, time, torch
+from revati import _C
+go, woken = threading.Event(), []
+other = threading.Thread(target=lambda: (go.wait(), woken.append(time.monotonic())))
+other.start(); time.sleep(0.01)
+begin = time.monotonic(); go.set()
+for _ in range(40): _C.charge_ns(100_000)
+other.join()
+raise SystemExit(5 if woken[0] - begin > 0.0005 else 0)"""
+    assert run_plainly("--", sys.executable, "-c", program) == 0
+
+
 def stands_for(name: str, version: str, folder: Path) -> Path:
     """A folder for PYTHONPATH in which package `name` seems to be installed in another version."""
     for path, text in (
