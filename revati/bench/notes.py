@@ -10,15 +10,15 @@ from revati.cli.environment import RunOptions
 
 def of_run(options: RunOptions, client: dict[str, Any]) -> list[str]:
     """All notes on a run with these options; `client` is vLLM's own result, empty where there is none."""
-    found = [_engine_note(options), _lengths_note(options, client)]
+    found = [_engine_note(options, client), _lengths_note(options, client)]
     return [note for note in found if note]
 
 
-def _engine_note(options: RunOptions) -> str | None:
+def _engine_note(options: RunOptions, client: dict[str, Any]) -> str | None:
     """Models that were trained on kernels of other versions of the engine."""
     from revati.latency.store import ProfileError, load_profile
 
-    if options.latency != "profile":
+    if options.latency != "profile" or not client:
         return None
     try:
         running = version("vllm")

@@ -72,12 +72,32 @@ def bench(configs: Path, *words: str) -> int:
             "neither a known model",
         ),
         ((), "--model is missing"),
+        (("--model", MODEL, "--port", "99999"), "--port must be 1 to 65535"),
+        (("--model", MODEL, "--output-lengths", "/no/such/file"), "no such file"),
     ],
 )
 def test_a_mistake_is_one_line(
     configs: Path, words: tuple[str, ...], expected: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert bench(configs, *words) == 2
+    printed = capfd.readouterr().err
+    assert expected in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--ignore-eos", "--dataset-name", "sharegpt"), "no effect with --ignore-eos"),
+        (("--dataset-name", "random"), "no effect: with --dataset-name random"),
+        ((), "no effect: with --dataset-name random"),
+    ],
+)
+def test_recorded_lengths_that_would_be_ignored_are_refused(
+    configs: Path, tmp_path: Path, words: tuple[str, ...], expected: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lengths = tmp_path / "lengths.jsonl"
+    lengths.write_text('{"output_tokens": 5}\n')
+    assert bench(configs, "--model", MODEL, *words, "--output-lengths", str(lengths)) == 2
     printed = capfd.readouterr().err
     assert expected in printed and printed.count("\n") == 1
 
