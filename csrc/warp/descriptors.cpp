@@ -72,17 +72,17 @@ static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* giv
 // Level-triggered events show again at a second look, edge-triggered ones do not: keep those of the first look too.
 static long look_again_at(int ep, epoll_event* events, int max, long seen) {
   constexpr int kMost = 512;
-  epoll_event now[kMost];
+  epoll_event there[kMost];
   int room = max < kMost ? max : kMost;
   if (seen > room) return seen;
-  long n = sys(SYS_epoll_pwait, ep, long(now), room, 0, 0, 8);
+  long n = sys(SYS_epoll_pwait, ep, long(there), room, 0, 0, 8);
   if (n < 0) return seen;
   for (long i = 0; i < seen && n < room; i++) {
     bool shown = false;
-    for (long k = 0; k < n && !shown; k++) shown = now[k].data.u64 == events[i].data.u64;
-    if (!shown) now[n++] = events[i];
+    for (long k = 0; k < n && !shown; k++) shown = there[k].data.u64 == events[i].data.u64;
+    if (!shown) there[n++] = events[i];
   }
-  memcpy(events, now, size_t(n) * sizeof *now);
+  memcpy(events, there, size_t(n) * sizeof *there);
   return n;
 }
 

@@ -82,13 +82,15 @@ class Driver:
             self.status.stage, self.status.error = "server failed", str(error)
             exit_code = _EXIT_REFUSED if error.refused else 1
         finally:
-            for number, handler in previous:
-                signal.signal(number, signal.SIG_IGN if handler is None else handler)
+            _ignore_interrupts()
             self._stop()
             self.status.write(self.plan.run_dir)
+            for number, handler in previous:
+                signal.signal(number, signal.SIG_IGN if handler is None else handler)
         return exit_code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        _ignore_interrupts()  # the terminal and the clock may both tell of one
         raise Interrupted
 
     def _elapsed_s(self) -> float:
@@ -144,6 +146,7 @@ class Driver:
         """End the client, keep the server's metrics, end the server; never raises, never leaves a process."""
         if self._client is not None and self._client.poll() is None:
             _end(self._client, (signal.SIGINT, signal.SIGTERM), timeout_s=_CLIENT_GRACE_S)
+            self.status.client_exit = self._client.returncode
         if self._server is None:
             return
         if self._server.poll() is None and self.status.ready_s is not None:
@@ -152,6 +155,11 @@ class Driver:
         self.status.server_exit = self._server.returncode
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._server.pid, signal.SIGKILL)  # workers that outlived their server
+
+
+def _ignore_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ServerFailed(Exception):

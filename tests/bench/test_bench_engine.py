@@ -198,7 +198,7 @@ def test_an_interrupt_keeps_what_finished_and_leaves_no_process(configs: Path, t
     words += ["--num-prompts", "5000", "--request-rate", "20", "--result", str(tmp_path / "out.json")]
     line = [sys.executable, "-m", "revati.cli.main", "bench", "vllm", "--gpu", "h100_sxm"]
     line += ["--cpu-time", "free", "--model-configs", str(configs), *words]
-    env = {**os.environ, "REVATI_TEST_RUN": str(tmp_path)}
+    env = {**os.environ, "REVATI_TEST_RUN": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     # A session of its own stands for a terminal's foreground group.
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True

@@ -104,6 +104,8 @@ def test_an_interrupt_keeps_what_there_is(tmp_path: Path, number: signal.Signals
             break
         time.sleep(0.05)
     os.kill(driver.pid, number)
+    time.sleep(0.3)
+    os.kill(driver.pid, number)  # an impatient user's second one changes nothing
     assert driver.wait(timeout=30) == 130
     assert json.loads((tmp_path / STATUS).read_text())["stage"] == "interrupted"
     assert "42.0" in (tmp_path / METRICS).read_text()
