@@ -279,7 +279,7 @@ std::pair<size_t, size_t> Memory::info(int device) {
 void Memory::outside(int device, int64_t bytes) {
   Device& d = at(device);
   std::lock_guard lock(d.mutex);
-  d.outside = size_t(std::max<int64_t>(0, int64_t(d.outside) + bytes));
+  d.outside += size_t(bytes);  // less than none where what PyTorch holds sleeps: sums with `reserved` come out right
 }
 
 c10::MempoolId_t Memory::exchange_pool(c10::MempoolId_t id) { return std::exchange(thread_pool, id); }

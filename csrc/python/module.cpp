@@ -179,7 +179,15 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   }, py::arg("name"), py::arg("arg_names"), py::kw_only(), py::arg("device"));
 
   m.def("now_ns", &HostClock::now_ns);
-  m.def("charge_ns", &HostClock::charge_ns);
+  HostClock::set_around_sleep([](void (*sleep)()) {
+    if (!PyGILState_Check()) return sleep();
+    py::gil_scoped_release nogil;
+    sleep();
+  });
+  m.def("charge_ns", [](int64_t ns) {
+    HostClock::charge_ns(ns);
+    HostClock::settle();
+  });
   py::class_<OwnWorkBlock>(m, "OwnWork")
       .def(py::init<>())
       .def("__enter__", [](OwnWorkBlock& own) { own.work.emplace(); })

@@ -19,6 +19,7 @@ struct Shim {
   int64_t (*now)() = nullptr;
   void (*wait_until)(int64_t) = nullptr;
   void (*charge)(int64_t) = nullptr;
+  int (*sleeps_off_charges)() = nullptr;
   void (*pause)() = nullptr;
   void (*resume)() = nullptr;
   int (*wait_word)(uint32_t*, uint32_t) = nullptr;
@@ -30,11 +31,12 @@ struct Shim {
     bind(now, "revati_warp_now_ns");
     bind(wait_until, "revati_warp_wait_until_ns");
     bind(charge, "revati_warp_charge_ns");
+    bind(sleeps_off_charges, "revati_warp_sleeps_off_charges");
     bind(pause, "revati_warp_pause");
     bind(resume, "revati_warp_resume");
     bind(wait_word, "revati_warp_wait_word");
     bind(wake_word, "revati_warp_wake_word");
-    on = active && now && wait_until && charge && pause && resume && wait_word && wake_word && active();
+    on = active && now && wait_until && charge && sleeps_off_charges && pause && resume && wait_word && wake_word && active();
   }
   template <class F>
   static void bind(F& f, const char* name) {
@@ -56,9 +58,11 @@ std::atomic<int64_t>& local_now() {
   return t;
 }
 
-// Launch costs are handed to the shim in lumps: realising each of them would be a jump of the clock each.
+// Launch costs take effect in lumps: realising each of them would be a jump of the clock each.
 constexpr int64_t kLump_ns = 100000;
 thread_local int64_t lead_ns = 0;
+
+void (*around_sleep)(void (*)()) = [](void (*sleep)()) { sleep(); };
 
 }  // namespace
 
@@ -79,11 +83,19 @@ void HostClock::wait_until_ns(int64_t t_ns) {
 
 void HostClock::charge_ns(int64_t ns) {
   if (shim().on) {
-    if ((lead_ns += ns) >= kLump_ns) shim().charge(std::exchange(lead_ns, 0));
+    if ((lead_ns += ns) >= kLump_ns && !shim().sleeps_off_charges()) shim().charge(std::exchange(lead_ns, 0));
     return;
   }
   local_now().fetch_add(ns, std::memory_order_relaxed);
 }
+
+// The shim could sleep by itself at the next clock read or send, but then often with Python's lock held: other threads
+// of the process would miss their turns, and how many of them would be a matter of real time.
+void HostClock::settle() {
+  if (lead_ns >= kLump_ns && shim().on && shim().sleeps_off_charges()) around_sleep([] { wait_until_ns(0); });
+}
+
+void HostClock::set_around_sleep(void (*around)(void (*sleep)())) { around_sleep = around; }
 
 OwnWork::OwnWork() {
   if (shim().on) shim().pause();

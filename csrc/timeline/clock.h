@@ -11,8 +11,13 @@ struct HostClock {
   static int64_t now_ns();
   /// Blocks until `t_ns`; outside a run the process-local clock simply moves there.
   static void wait_until_ns(int64_t t_ns);
-  /// Adds `ns` of modelled host work (a kernel launch, say) to this thread.
+  /// Adds `ns` of modelled host work (a kernel launch, say) to this thread. Never blocks.
   static void charge_ns(int64_t ns);
+  /// Where modelled work takes time only by sleeping (`free`, `wall`): sleeps off what charge_ns() has gathered, once it is
+  /// worth a jump of the clock. Call it after charge_ns(), without any lock.
+  static void settle();
+  /// How settle() sleeps: `around(sleep)` must call `sleep`. Python's room lets go of the interpreter's lock around it.
+  static void set_around_sleep(void (*around)(void (*sleep)()));
   /// True when the process lives in the virtual time of `revati run`.
   static bool shared();
 };

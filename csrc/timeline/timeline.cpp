@@ -119,6 +119,8 @@ void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t
   stats->count++;
   stats->total_ns += duration_ns;
   note(device, stream, start, duration_ns, stats);
+  lock.unlock();
+  HostClock::settle();
 }
 
 void Timeline::captured_rerun(int device, std::function<void()> rerun) {
@@ -135,7 +137,7 @@ void Timeline::captured_rerun(int device, std::function<void()> rerun) {
 
 void Timeline::collective(int device, int64_t stream, uint32_t group, const std::shared_ptr<OpStats>& stats, int64_t duration_ns) {
   if (recording) return recording->launches.push_back({stats, duration_ns, group});
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   Stream& s = at(device, stream);
   launches_++;
   if (s.graph) {
@@ -163,6 +165,8 @@ void Timeline::collective(int device, int64_t stream, uint32_t group, const std:
   stats->count++;
   stats->total_ns += duration_ns;
   note(device, stream, start, duration_ns, stats);
+  lock.unlock();
+  HostClock::settle();
 }
 
 Sequence* Timeline::exchange_recording(Sequence* into) { return std::exchange(recording, into); }
@@ -222,6 +226,7 @@ void Timeline::block(const Event& e, int device, int64_t stream) {
 bool Timeline::query(Event& e) {
   if (!e.recorded) return true;
   HostClock::charge_ns(kQueryCost_ns);
+  HostClock::settle();
   if (!e.when.resolved() && rendezvous_) rendezvous_->resolve(e.when, false);
   return e.when.resolved() && e.when.ns <= HostClock::now_ns();
 }
@@ -364,7 +369,7 @@ void Timeline::replay(Graph& g, int device) {
     n.duration_ns = n.reprice() + costs_.graph_gap_ns;
     live_ns += n.duration_ns;
   }
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   for (int i : g.live_nodes) {
     GraphNode& n = g.nodes[size_t(i)];
     int64_t kernel_ns = n.duration_ns - costs_.graph_gap_ns;
@@ -390,6 +395,8 @@ void Timeline::replay(Graph& g, int device) {
     s.tail.delay(total);
   }
   if (tracing_) trace_replay(g, device, stream, start);
+  lock.unlock();
+  HostClock::settle();
 }
 
 void Timeline::trace_replay(Graph& g, int device, int64_t stream, int64_t start_ns) {

@@ -30,9 +30,13 @@ static Mask without_wake_signal(const sigset_t* given) {
 
 static const timespec kLook = {0, 0}, kPatience = {5, 0};
 
-// call(timeout, mask) is the real wait; `timeout` is a look (0) or kPatience.
-template <class F>
-static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* given, F&& wait) {
+// wait(timeout, mask) is the real wait; `timeout` is a look (0) or kPatience. look_again(r) looks once more after a wait that
+// ended with r.
+//
+// In deterministic mode a thread that was woken waits for its turn, and by then more may have come than what woke it. How
+// much the kernel saw at the wake-up is a matter of real time; what is there when the turn comes is not.
+template <class F, class G>
+static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* given, F&& wait, G&& look_again) {
   before_look();
   long r = wait(&kLook, nullptr);
   if (r != 0) {
@@ -47,16 +51,39 @@ static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* giv
   own_slot();
   int64_t deadline = timeout < 0 ? kNever : now() + timeout;
   Mask mask = without_wake_signal(given);
-  enter_wait(deadline, kDescriptor, call);
-  while (!fired()) {
-    self.woken = 0;
-    r = wait(&kPatience, &mask);
-    if (r == 0) die_if_abandoned();
-    if (r == 0 || (r == -EINTR && self.woken)) continue;
-    break;
+  for (;;) {
+    enter_wait(deadline, kDescriptor, call);
+    while (!fired()) {
+      self.woken = 0;
+      r = wait(&kPatience, &mask);
+      if (r == 0) die_if_abandoned();
+      if (r == 0 || (r == -EINTR && self.woken)) continue;
+      break;
+    }
+    if (leave_wait()) return ret(wait(&kLook, nullptr));  // the deadline: look once more, as the kernel would
+    if (r <= 0 || !page->serial || (r = look_again(r)) != 0) return ret(r);
   }
-  if (leave_wait()) r = wait(&kLook, nullptr);  // the deadline: look once more, as the kernel would
-  return ret(r);
+}
+template <class F>
+static long wait_for_descriptors(int64_t timeout, Call call, const sigset_t* given, F&& wait) {
+  return wait_for_descriptors(timeout, call, given, wait, [&](long) { return wait(&kLook, nullptr); });
+}
+
+// Level-triggered events show again at a second look, edge-triggered ones do not: keep those of the first look too.
+static long look_again_at(int ep, epoll_event* events, int max, long seen) {
+  constexpr int kMost = 512;
+  epoll_event there[kMost];
+  int room = max < kMost ? max : kMost;
+  if (seen > room) return seen;
+  long n = sys(SYS_epoll_pwait, ep, long(there), room, 0, 0, 8);
+  if (n < 0) return seen;
+  for (long i = 0; i < seen && n < room; i++) {
+    bool shown = false;
+    for (long k = 0; k < n && !shown; k++) shown = there[k].data.u64 == events[i].data.u64;
+    if (!shown) there[n++] = events[i];
+  }
+  memcpy(events, there, size_t(n) * sizeof *there);
+  return n;
 }
 
 static bool is_idle(int fd, short events) {
@@ -115,9 +142,11 @@ using namespace revati::warp;
 
 EXPORT int epoll_pwait2(int ep, epoll_event* events, int max, const timespec* timeout, const sigset_t* mask) {
   if (!page) return int(ret(sys(SYS_epoll_pwait2, ep, long(events), max, long(timeout), long(mask), 8)));
-  return int(wait_for_descriptors(timeout ? ns(*timeout) : -1, kEpoll, mask, [&](const timespec* t, Mask* m) {
+  auto wait = [&](const timespec* t, Mask* m) {
     return sys(SYS_epoll_pwait, ep, long(events), max, t == &kLook ? 0 : 5000, long(m), 8);
-  }));
+  };
+  auto again = [&](long seen) { return look_again_at(ep, events, max, seen); };
+  return int(wait_for_descriptors(timeout ? ns(*timeout) : -1, kEpoll, mask, wait, again));
 }
 EXPORT int epoll_pwait(int ep, epoll_event* events, int max, int ms, const sigset_t* mask) {
   if (!page) return int(ret(sys(SYS_epoll_pwait, ep, long(events), max, ms, long(mask), 8)));

@@ -35,6 +35,8 @@ EXPORT void revati_warp_charge_ns(int64_t ns) {
   }
 }
 
+EXPORT int revati_warp_sleeps_off_charges() { return page && page->mode != kCharged; }
+
 EXPORT void revati_warp_pause() {
   if (!page || self.pauses++ || page->mode != kCharged) return;
   own_slot();

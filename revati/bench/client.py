@@ -1,20 +1,25 @@
-"""`vllm bench serve`, with a note of how long the load itself took, in virtual and in real time.
+"""`vllm bench serve`, with a note of how long the load took, and an early end that keeps what there is.
 
-Nothing of vLLM is changed: its own program runs, and the function that sends the load is timed from outside.
-The process spends most of its life importing, so its whole duration would say little about speed.
+Nothing of vLLM is changed: its own program runs, and the functions that send the load are wrapped from
+outside. Its process spends most of its life importing, so its whole duration would say little about speed.
+An interrupt under load ends the requests that are under way, sends no more, and lets vLLM evaluate and save
+those that finished.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 TIMES = "client-times.json"
+INTERRUPTED = "interrupted"  # the error of requests that an interrupt ended
 
 
 def real_seconds() -> float:
@@ -37,13 +42,84 @@ def timed(load: Callable[..., Awaitable[Any]], path: Path) -> Callable[..., Awai
     return wrapper
 
 
+class EarlyEnd:
+    """Ends a load before its time. Costs nothing until it is asked to: no task and no timer of its own."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    def ask(self) -> None:
+        """End the requests that are under way, and let no other begin."""
+        self.asked = True
+        for task in list(self._under_way):
+            task.cancel()
+
+    def listening(self, load: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Wrap the coroutine function `load`: while it runs, an interrupt asks for the early end."""
+
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.ask)
+            return await load(*args, **kwargs)
+
+        return wrapper
+
+    def sent(self, requests: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        """Wrap the async generator that says when to send which request."""
+
+        async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            async for request in requests(*args, **kwargs):
+                if self.asked:
+                    return
+                yield request
+
+        return wrapper
+
+    def request(
+        self, send: Callable[..., Awaitable[Any]], failed: Callable[..., Any]
+    ) -> Callable[..., Awaitable[Any]]:
+        """Wrap the coroutine function that sends a request; `failed(...)` is the output of an ended one."""
+
+        async def wrapper(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
+            task = asyncio.current_task()
+            assert task is not None
+            try:
+                if self.asked:
+                    raise asyncio.CancelledError
+                self._under_way.add(task)
+                return await send(request_func_input=request_func_input, session=session, pbar=pbar)
+            except asyncio.CancelledError:
+                if not self.asked:
+                    raise
+                return failed(
+                    success=False,
+                    error=INTERRUPTED,
+                    prompt_len=request_func_input.prompt_len,
+                    start_time=time.perf_counter(),
+                )
+            finally:
+                self._under_way.discard(task)
+
+        return wrapper
+
+
 def main() -> None:
     """Run `vllm` with this process's arguments."""
     from vllm.benchmarks import serve
+    from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
     from vllm.entrypoints.cli.main import main as vllm_main
 
     times = Path(os.environ["REVATI_RUN_DIR"]) / TIMES
-    setattr(serve, "benchmark", timed(serve.benchmark, times))  # noqa: B010 (mypy knows the signature)
+    end = EarlyEnd()
+    wrapped = {
+        "benchmark": end.listening(timed(serve.benchmark, times)),
+        "get_request": end.sent(serve.get_request),
+        "ASYNC_REQUEST_FUNCS": {
+            name: end.request(send, RequestFuncOutput) for name, send in serve.ASYNC_REQUEST_FUNCS.items()
+        },
+    }
+    for name, value in wrapped.items():
+        setattr(serve, name, value)
     sys.argv[0] = "vllm"
     vllm_main()
 

@@ -26,6 +26,8 @@ from revati.bench.plan import CLIENT_LOG, METRICS, SERVER_LOG, STATUS, BenchPlan
 
 _POLL_S = 0.2
 _EXIT_INTERRUPTED = 130
+_EXIT_REFUSED = 2
+_CLIENT_GRACE_S = 30.0  # to evaluate what an interrupted load has
 _LOG_TAIL_LINES = 25
 
 
@@ -75,16 +77,20 @@ class Driver:
             self.status.stage = "done" if exit_code == 0 else "client failed"
         except Interrupted:
             self.status.stage, exit_code = "interrupted", _EXIT_INTERRUPTED
+            self.status.write(self.plan.run_dir)  # should the grace period be too short for the rest
         except ServerFailed as error:
-            self.status.stage, self.status.error, exit_code = "server failed", str(error), 1
+            self.status.stage, self.status.error = "server failed", str(error)
+            exit_code = _EXIT_REFUSED if error.refused else 1
         finally:
-            for number, handler in previous:
-                signal.signal(number, signal.SIG_IGN if handler is None else handler)
+            _ignore_interrupts()
             self._stop()
             self.status.write(self.plan.run_dir)
+            for number, handler in previous:
+                signal.signal(number, signal.SIG_IGN if handler is None else handler)
         return exit_code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        _ignore_interrupts()  # the terminal and the clock may both tell of one
         raise Interrupted
 
     def _elapsed_s(self) -> float:
@@ -106,7 +112,7 @@ class Driver:
             code = self._server.poll()
             if code is not None:
                 self.status.server_exit = code
-                raise ServerFailed(f"the server ended with code {code} before it was ready")
+                raise ServerFailed(f"the server ended with code {code} before it was ready", refused=code > 0)
             if self._elapsed_s() > self.plan.ready_timeout_s:
                 raise ServerFailed(
                     f"the server was not ready after {self.plan.ready_timeout_s:.0f} virtual seconds"
@@ -139,7 +145,8 @@ class Driver:
     def _stop(self) -> None:
         """End the client, keep the server's metrics, end the server; never raises, never leaves a process."""
         if self._client is not None and self._client.poll() is None:
-            _end(self._client, (signal.SIGINT, signal.SIGTERM), timeout_s=5.0)
+            _end(self._client, (signal.SIGINT, signal.SIGTERM), timeout_s=_CLIENT_GRACE_S)
+            self.status.client_exit = self._client.returncode
         if self._server is None:
             return
         if self._server.poll() is None and self.status.ready_s is not None:
@@ -150,8 +157,17 @@ class Driver:
             os.killpg(self._server.pid, signal.SIGKILL)  # workers that outlived their server
 
 
+def _ignore_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class ServerFailed(Exception):
-    """The server ended or never became ready."""
+    """The server ended or never became ready; `refused`: by itself, before it was: it was asked wrongly."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 def _is_healthy(base_url: str) -> bool:

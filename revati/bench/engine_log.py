@@ -120,6 +120,16 @@ def counters(metrics: str) -> dict[str, float]:
     return totals
 
 
+def finish_reasons(metrics: str) -> dict[str, int]:
+    """How many requests ended for which reason (vLLM's words: stop, length, abort, ...); none of zero."""
+    reasons: dict[str, int] = {}
+    for name, labels, value in parse_metrics(metrics):
+        if name == "vllm:request_success_total" and value:
+            reason = labels.get("finished_reason", "unknown")
+            reasons[reason] = reasons.get(reason, 0) + int(value)
+    return dict(sorted(reasons.items()))
+
+
 def parse_metrics(text: str) -> list[tuple[str, dict[str, str], float]]:
     """Samples of a Prometheus text page as (name, labels, value)."""
     samples: list[tuple[str, dict[str, str], float]] = []

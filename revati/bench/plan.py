@@ -63,6 +63,15 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
+def _checked_port(host: str, text: str) -> int:
+    """The port that the user wants, if a server can have it."""
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise FlagError(f"--port must be 1 to 65535, got {text!r}; leave it out to get a free one")
+    if not port_is_free(host, int(text)):
+        raise FlagError(f"port {text} on {host} is in use; leave --port out to get a free one")
+    return int(text)
+
+
 def gpus_needed(flags: SortedFlags) -> int:
     """Tensor x pipeline x data parallel size of the engine flags."""
     product = 1
@@ -90,16 +99,14 @@ def make_plan(
     engine_model = engine_model or model
     host = flags.value("--host") or LOOPBACK
     port_text = flags.value("--port")
-    port = int(port_text) if port_text and port_text.isdigit() else free_port()
-    if port_text and not port_is_free(host, port):
-        raise FlagError(f"port {port} on {host} is in use; leave --port out to get a free one")
+    port = free_port() if port_text is None else _checked_port(host, port_text)
     server = [*_VLLM, "serve", engine_model, *_without(flags.server, "--model", 1)]
     client = [*_CLIENT, "bench", "serve", *_without(flags.client, "--model", 1), "--model", model]
     if engine_model != model:
         server += _unless(flags, "--served-model-name", model)
         client += _unless(flags, "--tokenizer", engine_model)
     for command in (server, client):
-        command += _unless(flags, "--host", host) + ([] if port_text else ["--port", str(port)])
+        command += _unless(flags, "--host", host) + ([] if port_text is not None else ["--port", str(port)])
     server += _unless(flags, "--load-format", "dummy")
     server += _unless(flags, "--shutdown-timeout", str(_GRACE_S))
     client = _own_result_file(client, run_dir)

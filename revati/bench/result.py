@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revati.bench import notes
 from revati.bench.client import TIMES
 from revati.bench.engine_log import (
     EngineSample,
     counters,
+    finish_reasons,
     read_engine,
     read_samples,
     request_parts_ms,
@@ -25,6 +27,8 @@ from revati.cli.world import WorldResult
 from revati.report.ops import load_json
 from revati.report.summary import run_block
 
+# What differs between two equal runs in `free` mode, all in the `revati` block.
+WALL_FIELDS = ("wall",)
 # What `vllm bench serve` writes only with --save-detailed.
 DETAIL_FIELDS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "generated_texts", "errors")
 
@@ -37,12 +41,26 @@ class BenchResult:
     block: dict[str, Any]  # the `revati` block
     samples: list[EngineSample]
     stage: str
-    error: str | None
+    error: str | None  # in one line
+    explained: bool = False  # the error names its cause
+
+    @property
+    def requests_finished(self) -> int:
+        """How many requests the client has figures of."""
+        return int(self.client.get("completed", 0))
 
     def to_json(self, *, detailed: bool) -> str:
         """The result file's content."""
         client = {key: value for key, value in self.client.items() if detailed or key not in DETAIL_FIELDS}
         return json.dumps({**client, "revati": self.block}, indent=1) + "\n"
+
+
+def without_wall_clock(text: str) -> str:
+    """A result file's content but for `WALL_FIELDS`: byte-identical for equal runs in `free` mode."""
+    written = json.loads(text)
+    for name in WALL_FIELDS:
+        written["revati"].pop(name, None)
+    return json.dumps(written, indent=1) + "\n"
 
 
 def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
@@ -55,6 +73,7 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
     block = run_block(world)
     block["engine"] = {"name": "vllm", **read_engine(log, metrics)}
     block["engine_counters"] = counters(metrics)
+    block["finish_reasons"] = finish_reasons(metrics)
     block["mean_request_parts_ms"] = request_parts_ms(metrics)
     block["stage"] = status.get("stage", "unknown")
     block["virtual"] = {key: status.get(key) for key in ("ready_s", "client_start_s", "client_end_s")}
@@ -65,11 +84,13 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
         start_up_wall_s=status.get("ready_wall_s"),
         serving_speed_up=_serving_speed_up(times),
     )
-    error = status.get("error")
+    block["notes"] = notes.of_run(world.options, client)
+    error = world.refusal or status.get("error")
     words = log if status.get("stage") == "server failed" else _text(plan.run_dir / CLIENT_LOG)
-    if error and (cause := root_cause(words)):
+    cause = world.refusal or (root_cause(words) if error else None)
+    if error and cause and cause != error:
         error = f"{error}: {cause}"
-    return BenchResult(client, block, read_samples(log), str(block["stage"]), error)
+    return BenchResult(client, block, read_samples(log), str(block["stage"]), error, explained=bool(cause))
 
 
 def _serving_speed_up(times: dict[str, Any]) -> float | None:

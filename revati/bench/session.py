@@ -16,11 +16,13 @@ from revati.bench.result import BenchResult, collect
 from revati.cli.environment import RunOptions, build_environment
 from revati.cli.errors import CliError
 from revati.cli.world import WorldResult, run_world
+from revati.engines.vllm import versions
 from revati.models.catalogue import ModelEntry, find_model
 from revati.models.hub import hub_environment, user_hub_cache
 from revati.models.materialise import cache_root, materialise
 
 _PLAN_FILE = "bench-plan.json"
+_IGNORE_EOS = ("random", "random-mm", "timed_trace")  # datasets: vllm/benchmarks/serve.py, main_async
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
 
 
@@ -43,8 +45,8 @@ class BenchOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 if the client finished, else the world's code."""
-        return self.world.exit_code
+        """0 if the client finished, 2 where Revati refused to go on, else the world's code."""
+        return 2 if self.world.refusal else self.world.exit_code
 
 
 def run(request: BenchRequest, run_dir: Path) -> BenchOutcome:
@@ -57,12 +59,27 @@ def run(request: BenchRequest, run_dir: Path) -> BenchOutcome:
         plan = make_plan(flags, run_dir, model=model, engine_model=engine_model)
     except flag_sorting.FlagError as error:
         raise CliError(str(error)) from None
+    _check_lengths(request.options, flags)
     gpus = needed if request.gpus is None else request.gpus
     if gpus < needed:
         raise CliError(f"--gpus {gpus} is too few: the parallelism asked for needs {needed}")
     options = dataclasses.replace(request.options, gpus=gpus)
     world = _run_plan(plan, options)
     return BenchOutcome(collect(plan, world), world, detailed="--save-detailed" in flags.values)
+
+
+def _check_lengths(options: RunOptions, flags: flag_sorting.SortedFlags) -> None:
+    """Recorded lengths end a request by its end token; refuse where the engine is told to ignore that."""
+    if options.output_lengths is None:
+        return
+    dataset = flags.value("--dataset-name") or "random"
+    if "--ignore-eos" in flags.values:
+        raise CliError("--output-lengths has no effect with --ignore-eos; leave one of them out")
+    if dataset in _IGNORE_EOS:
+        raise CliError(
+            f"--output-lengths has no effect: with --dataset-name {dataset} `vllm bench serve` always "
+            "ignores end tokens; take another dataset, like sharegpt (`revati models sharegpt` makes one)"
+        )
 
 
 def _run_plan(plan: BenchPlan, options: RunOptions) -> WorldResult:
@@ -82,6 +99,9 @@ def _sort(request: BenchRequest, run_dir: Path) -> flag_sorting.SortedFlags:
         vllm_version = version("vllm")
     except PackageNotFoundError:
         raise CliError("vLLM is not installed; install it with: pip install vllm==0.32.0") from None
+    if why := versions.refusal(vllm_version):
+        raise CliError(why)
+    _check_torch()
     env = build_environment(request.options, run_dir)
     try:
         table = flag_sorting.load_table(env, cache_root().parent, vllm_version)
@@ -90,6 +110,15 @@ def _sort(request: BenchRequest, run_dir: Path) -> flag_sorting.SortedFlags:
         raise CliError(str(error)) from None
     except RuntimeError as error:
         raise CliError(f"vllm {vllm_version}: {error}", exit_code=1) from None
+
+
+def _check_torch() -> None:
+    from revati.cuda import compatibility
+
+    try:
+        compatibility.check()
+    except compatibility.BackendMismatchError as error:
+        raise CliError(str(error).removeprefix("revati: ")) from None
 
 
 def _model_name(flags: flag_sorting.SortedFlags) -> str:

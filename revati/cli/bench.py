@@ -83,10 +83,6 @@ def _write_outputs(
     bench = outcome.result
     if server_log is not None and (run_dir / SERVER_LOG).is_file():
         shutil.copyfile(run_dir / SERVER_LOG, server_log)
-    if bench.error:
-        failed = SERVER_LOG if bench.stage == "server failed" else CLIENT_LOG
-        print("\n".join(log_tail(run_dir, failed)), file=sys.stderr)
-        print(f"revati: {bench.error}", file=sys.stderr)
     if result is not None:
         result.write_text(bench.to_json(detailed=outcome.detailed))
     if html is not None and bench.client:
@@ -94,3 +90,10 @@ def _write_outputs(
 
         write_html(bench, html)
     print_bench_summary(bench, outcome.world, Console(stderr=True, highlight=False))
+    if bench.error:  # the last word
+        failed = SERVER_LOG if bench.stage == "server failed" else CLIENT_LOG
+        if not bench.explained:
+            print("\n".join(log_tail(run_dir, failed)), file=sys.stderr)
+        print(f"revati: {bench.error}", file=sys.stderr)
+    elif bench.stage == "interrupted":
+        print(f"revati: interrupted; figures of {bench.requests_finished} requests kept", file=sys.stderr)

@@ -33,7 +33,8 @@ TimeLog = Annotated[
     Path | None, typer.Option("--time-log", help="Write every move of the virtual clock here.")
 ]
 OutputLengths = Annotated[
-    Path | None, typer.Option("--output-lengths", help="File with the output length of each request.")
+    Path | None,
+    typer.Option("--output-lengths", help='JSON lines {"output_tokens": N}: where request 0, 1, ... ends.'),
 ]
 ModelConfigs = Annotated[
     list[Path] | None,

@@ -86,4 +86,6 @@ def _run_and_report(
         report.write_text(json.dumps(run_block(result), indent=1, sort_keys=True) + "\n")
     if keep_run_dir:
         print(f"run directory kept: {run_dir}", file=sys.stderr)
+    if result.refusal:
+        raise CliError(result.refusal)
     return result.exit_code

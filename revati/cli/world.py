@@ -15,6 +15,7 @@ from revati import clock
 from revati.cli.environment import CPU_TIME_MODES, LATENCY_MODES, RunOptions, build_environment
 from revati.cli.errors import CliError
 from revati.clock import make_run_dir
+from revati.cuda import refusal
 from revati.report.ops import OpsSummary, load_json, summarize_run_dir
 
 DEFAULT_CPU_FACTOR = 1.0
@@ -33,6 +34,7 @@ class WorldResult:
     clock: dict[str, Any]
     ops: OpsSummary
     options: RunOptions
+    refusal: str | None = None  # why Revati refused to go on inside the command
 
     @property
     def virtual_s(self) -> float | None:
@@ -65,11 +67,8 @@ def check_options(options: RunOptions) -> None:
     grace_s = options.grace_s
     if grace_s is not None and (not math.isfinite(grace_s) or grace_s < 0):
         raise CliError(f"--grace must be a number of seconds, 0 or more, got {grace_s}")
-    for name, path in (("--output-lengths", options.output_lengths),):
-        if path is not None and not path.is_file():
-            raise CliError(f"{name}: no such file: {path}")
-        if path is not None:  # the variable is passed on, but no engine plug-in reads it yet
-            raise CliError(f"{name} is not supported yet; give each request its max_tokens and --ignore-eos")
+    if options.output_lengths is not None:
+        _check_output_lengths(options.output_lengths)
     for folder in options.model_config_dirs:
         if not folder.is_dir():
             raise CliError(f"--model-configs: no such folder: {folder}")
@@ -77,6 +76,17 @@ def check_options(options: RunOptions) -> None:
         if path is not None and not path.resolve().parent.is_dir():
             raise CliError(f"{name}: the folder of {path} does not exist; create it first")
     check_gpu(options.gpu)
+
+
+def _check_output_lengths(path: Path) -> None:
+    from revati.engines.output_lengths import OutputLengthsError, read_output_lengths
+
+    if not path.is_file():
+        raise CliError(f"--output-lengths: no such file: {path}")
+    try:
+        read_output_lengths(path)
+    except OutputLengthsError as error:
+        raise CliError(f"--output-lengths: {error}") from None
 
 
 def check_gpu(gpu: str) -> None:
@@ -131,6 +141,7 @@ def run_world(
         clock=load_json(run_dir / _STATS_FILE),
         ops=summarize_run_dir(run_dir),
         options=options,
+        refusal=refusal.read(run_dir) if exit_code else None,
     )
 
 

@@ -132,9 +132,13 @@ def arm_explicit() -> None:
 
 
 def _load_backend() -> None:
-    from revati.cuda import compatibility
+    from revati.cuda import compatibility, refusal
 
-    compatibility.check()
+    try:
+        compatibility.check()
+    except compatibility.BackendMismatchError as error:
+        refusal.note(str(error).removeprefix("revati: "))
+        raise
     torch, extension = importlib.util.find_spec("torch"), importlib.util.find_spec("revati._C")
     assert (
         torch is not None

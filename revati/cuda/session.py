@@ -51,6 +51,8 @@ def _report_at_exit(report: Callable[[], None]) -> None:
 def connect_latency(gpu: str, mode: str, strict: bool) -> None:
     """Let the backend ask `revati.latency` for durations; the predictor is built at the first question."""
     from revati import _C
+    from revati.cuda import refusal
+    from revati.latency.predictor import StrictError
     from revati.latency.record import OpRecord, TensorArg
 
     state: dict[str, object] = {}
@@ -70,7 +72,11 @@ def connect_latency(gpu: str, mode: str, strict: bool) -> None:
 
             state["blas"] = True
             _C.memory_outside(_C.current_device(), load_spec(gpu).outside_torch.cublas_workspace_bytes)
-        return predictor().predict(record)
+        try:
+            return predictor().predict(record)
+        except StrictError as error:
+            refusal.note(f"--strict: {error}")
+            raise
 
     def live_args(name: str) -> list[str]:
         return list(predictor().live_args(name))

@@ -34,6 +34,8 @@ def print_bench_summary(result: BenchResult, world: WorldResult, console: Consol
     if speed_up is not None:
         console.print(f"serving ran at {speed_up:.2f}x the speed of the emulated GPU")
     print_run_summary(world, console)
+    for note in result.block.get("notes", ()):
+        console.print(f"note: {note}")
 
 
 def latency_table(client: dict[str, Any]) -> Table:

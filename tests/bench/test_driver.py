@@ -88,7 +88,7 @@ def test_a_failing_client_gives_its_code(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
-    assert drive(make_plan(tmp_path, python("pass"), mode="crash")).returncode == 1
+    assert drive(make_plan(tmp_path, python("pass"), mode="crash")).returncode == 2
     status = json.loads((tmp_path / STATUS).read_text())
     assert status["stage"] == "server failed" and "before it was ready" in status["error"]
     assert worker_is_gone(tmp_path)
@@ -104,6 +104,8 @@ def test_an_interrupt_keeps_what_there_is(tmp_path: Path, number: signal.Signals
             break
         time.sleep(0.05)
     os.kill(driver.pid, number)
+    time.sleep(0.3)
+    os.kill(driver.pid, number)  # an impatient user's second one changes nothing
     assert driver.wait(timeout=30) == 130
     assert json.loads((tmp_path / STATUS).read_text())["stage"] == "interrupted"
     assert "42.0" in (tmp_path / METRICS).read_text()

@@ -107,6 +107,12 @@ def test_the_plan_completes_both_commands(tmp_path) -> None:  # type: ignore[no-
     assert type(plan).from_json(plan.to_json()) == plan
 
 
+@pytest.mark.parametrize("port", ["0", "70000", "http", "-1", ""])
+def test_a_port_that_is_none_is_named(tmp_path, port: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(FlagError, match="--port must be 1 to 65535"):
+        make_plan(sort_flags([f"--port={port}"], TABLE), tmp_path, model="m")
+
+
 def test_a_port_in_use_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
     import socket
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from revati.bench.client import TIMES
 from revati.bench.engine_log import counters, read_engine, read_samples, request_parts_ms, root_cause
+from revati.bench.notes import of_run
 from revati.bench.plan import CLIENT_RESULT, METRICS, SERVER_LOG, STATUS, BenchPlan
-from revati.bench.result import collect
+from revati.bench.result import collect, without_wall_clock
 from revati.cli.environment import RunOptions
 from revati.cli.world import WorldResult
 from revati.report.html import render, windowed_percentiles
@@ -30,6 +32,10 @@ METRICS_PAGE = """# HELP x
 vllm:request_queue_time_seconds_sum{engine="0",model_name="m"} 1.0
 vllm:request_queue_time_seconds_count{engine="0",model_name="m"} 4.0
 vllm:generation_tokens_total{engine="0"} 100.0
+vllm:request_success_total{engine="0",finished_reason="stop"} 3.0
+vllm:request_success_total{engine="1",finished_reason="stop"} 2.0
+vllm:request_success_total{engine="0",finished_reason="length"} 1.0
+vllm:request_success_total{engine="0",finished_reason="abort"} 0.0
 vllm:generation_tokens_total{engine="1"} 50.0
 vllm:cache_config_info{block_size="16",num_gpu_blocks="2588"} 1.0
 """
@@ -102,7 +108,38 @@ def test_an_interrupted_run_still_has_a_block(finished: tuple[BenchPlan, WorldRe
     result = collect(plan, world)
     written = json.loads(result.to_json(detailed=False))
     assert list(written) == ["revati"]
-    assert written["revati"]["engine_counters"] == {"generation_tokens": 150.0}
+    assert written["revati"]["engine_counters"] == {"generation_tokens": 150.0, "finished_requests": 6.0}
+    assert written["revati"]["finish_reasons"] == {"length": 1, "stop": 5}
+
+
+def test_only_the_wall_clock_differs_between_equal_runs(finished: tuple[BenchPlan, WorldResult]) -> None:
+    plan, world = finished
+    first = collect(plan, world).to_json(detailed=True)
+    later = collect(plan, replace(world, wall_s=9.0)).to_json(detailed=True)
+    assert later != first
+    assert without_wall_clock(later) == without_wall_clock(first)
+    (plan.run_dir / CLIENT_RESULT).write_text(json.dumps({"duration": 5.000000001}))
+    assert without_wall_clock(collect(plan, world).to_json(detailed=True)) != without_wall_clock(first)
+
+
+def test_a_refusal_of_revati_explains_a_failure(finished: tuple[BenchPlan, WorldResult]) -> None:
+    plan, world = finished
+    (plan.run_dir / STATUS).write_text(json.dumps({"stage": "server failed", "error": "it ended"}))
+    with (plan.run_dir / SERVER_LOG).open("a") as log:
+        log.write("RuntimeError: something that follows from it\n")
+    assert collect(plan, world).error == "it ended: RuntimeError: something that follows from it"
+    refused = collect(plan, replace(world, refusal="--strict: no model of x"))
+    assert refused.error == "--strict: no model of x" and refused.explained
+
+
+def test_notes_tell_what_the_figures_rest_on(tmp_path: Path) -> None:
+    lengths = tmp_path / "lengths.jsonl"
+    lengths.write_text('{"output_tokens": 5}\n' * 3)
+    client = {"completed": 3, "failed": 1}
+    short, *_ = (n for n in of_run(RunOptions("h100_sxm", output_lengths=lengths), client) if "lines" in n)
+    assert short.startswith("--output-lengths has 3 lines for 4 requests")
+    assert of_run(RunOptions("h100_sxm", latency="roofline"), client) == []
+    assert of_run(RunOptions("h100_sxm", output_lengths=lengths, latency="roofline"), {"completed": 3}) == []
 
 
 def test_the_root_cause_is_the_engine_cores_own() -> None:

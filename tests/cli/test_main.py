@@ -29,6 +29,7 @@ from revati.cli.main import run_main
         (["run", "--gpu", "h100_sxm", "--latency", "magic", "--", "true"], "--latency"),
         (["run", "--gpu", "h100_sxm", "--trace", "/no/such/folder/t.json", "--", "true"], "--trace"),
         (["run", "--gpu", "h100_sxm", "--output-lengths", "/no/such/file", "--", "true"], "no such file"),
+        (["run", "--gpu", "h100_sxm", "--output-lengths", __file__, "--", "true"], "line 1: expected {"),
         (["run", "--gpu", "h100_sxm", "--model-configs", "/no/such/folder", "--", "true"], "no such folder"),
         (["run", "--gpu", "h100_sxm", "--grace", "-1", "--", "true"], "--grace"),
         (["run", "--gpu", "h100_sxm", "--grace", "soon", "--", "true"], "--grace"),
@@ -150,6 +151,83 @@ def test_the_exit_code_of_the_command_is_ours() -> None:
 def test_a_missing_program_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_main(["run", "--gpu", "h100_sxm", "--", "no-such-program-here"]) == 127
     assert "no-such-program-here" in capfd.readouterr().err
+
+
+def last_line_of_a_run(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run_plainly(*words) == 2
+    return capfd.readouterr().err.splitlines()[-1]
+
+
+def test_an_op_without_a_model_is_the_last_word_of_a_strict_run(capfd: pytest.CaptureFixture[str]) -> None:
+    program = """
+import torch
+from revati import _C
+_C.launch("_Z::mystery", ["x"], torch.ones(1 << 20, device="cuda"), device=0)"""
+    last = last_line_of_a_run(capfd, "--strict", "--", sys.executable, "-c", program)
+    assert last.startswith("revati: --strict: _Z::mystery: no model of family")
+    assert run_plainly("--", sys.executable, "-c", program) == 0
+
+
+def test_an_op_without_a_shape_rule_is_the_last_word_of_a_run(capfd: pytest.CaptureFixture[str]) -> None:
+    program = """
+import torch
+library = torch.library.Library("revati_test", "DEF")
+library.define("mystery(Tensor x) -> Tensor")
+torch.ops.revati_test.mystery(torch.ones(2, 3, device="cuda"))"""
+    last = last_line_of_a_run(capfd, "--", sys.executable, "-c", program)
+    assert last.startswith("revati: op 'revati_test::mystery' has no shape rule")
+    caught = program.replace("torch.ops", "try: torch.ops") + "\nexcept NotImplementedError: pass"
+    assert run_plainly("--", sys.executable, "-c", caught) == 0
+
+
+def test_a_thread_that_sleeps_off_modelled_work_lets_others_run() -> None:
+    program = """
+import threading, time, torch
+from revati import _C
+go, woken = threading.Event(), []
+other = threading.Thread(target=lambda: (go.wait(), woken.append(time.monotonic())))
+other.start(); time.sleep(0.01)
+begin = time.monotonic(); go.set()
+for _ in range(40): _C.charge_ns(100_000)
+other.join()
+raise SystemExit(5 if woken[0] - begin > 0.0005 else 0)"""
+    assert run_plainly("--", sys.executable, "-c", program) == 0
+
+
+def stands_for(name: str, version: str, folder: Path) -> Path:
+    """A folder for PYTHONPATH in which package `name` seems to be installed in another version."""
+    for path, text in (
+        (folder / name / "version.py", f"__version__ = '{version}'\n"),
+        (folder / name / "__init__.py", ""),
+        (folder / f"{name}-{version}.dist-info" / "METADATA", f"Name: {name}\nVersion: {version}\n"),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_torch_that_the_backend_was_not_built_for_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(stands_for("torch", "2.12.0", tmp_path)), prepend=os.pathsep)
+    last = last_line_of_a_run(capfd, "--", sys.executable, "-c", "import torch")
+    assert "built for torch 2.13" in last and "the installed one is torch 2.12.0" in last
+
+
+def test_a_vllm_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the plug-in too, for `revati run`: vLLM would pass over an exception and go on without it."""
+    folder = stands_for("vllm", "0.31.2", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    program = "from revati.engines.vllm import register_platform as r\ntry: r()\nexcept Exception: pass"
+    assert "vLLM 0.31.2 is not supported, expected 0.32.x" in last_line_of_a_run(
+        capfd, "--", sys.executable, "-c", program
+    )
+    monkeypatch.syspath_prepend(folder)
+    assert run_main(["bench", "vllm", "--gpu", "h100_sxm", "--model", "some/model"]) == 2
+    printed = capfd.readouterr().err
+    assert "vLLM 0.31.2 is not supported" in printed and printed.count("\n") == 1
 
 
 def test_the_run_directory_is_private_and_removed(capfd: pytest.CaptureFixture[str]) -> None:

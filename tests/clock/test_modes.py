@@ -83,6 +83,32 @@ print(json.dumps({"waited": waited, "charged": charged, "woken": now() - begin, 
     assert v["woken"] == pytest.approx(3e9, abs=slack)
 
 
+LOOKS = {
+    "level": "p = select.epoll(); [p.register(r, select.EPOLLIN) for r, _ in pipes]; ready = p.poll",
+    "edge": "p = select.epoll(); [p.register(r, 1 | select.EPOLLET) for r, _ in pipes]; ready = p.poll",
+    "poll": "p = select.poll(); [p.register(r, select.POLLIN) for r, _ in pipes]; ready = p.poll",
+    "select": "ready = lambda: select.select([r for r, _ in pipes], [], [])[0]",
+}
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_a_turn_sees_all_that_came_before_it(virtual, how):
+    """Not only what was there when the kernel woke the thread, which depends on real time."""
+    seen = virtual("""
+import json, os, select, time
+pipes = [os.pipe() for _ in range(3)]
+if os.fork() == 0:
+    """ + LOOKS[how] + """
+    print(json.dumps(len(ready())), flush=True); os._exit(0)
+time.sleep(0.001)
+for _, w in pipes:
+    os.write(w, b"x"); end = time.thread_time() + 0.02
+    while time.thread_time() < end: pass
+os.wait()
+""").values()
+    assert seen == 3
+
+
 def test_paused_work_is_not_charged(virtual):
     got = virtual(WORK + """
 warp.revati_warp_pause(); warp.revati_warp_pause(); burn(0.2); warp.revati_warp_resume(); burn(0.2)

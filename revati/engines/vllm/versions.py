@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
+import sys
 from importlib import metadata
 
 SUPPORTED = ("0.32",)
 
 
+def refusal(version: str) -> str | None:
+    """One line on why a vLLM of this version is not run, or None for one that is supported."""
+    if ".".join(version.split(".")[:2]) in SUPPORTED:
+        return None
+    expected = " or ".join(f"{supported}.x" for supported in SUPPORTED)
+    return (
+        f"vLLM {version} is not supported, expected {expected}: pip install vllm==0.32.0 "
+        "(docs/adding-an-engine-version.md says how to add one)"
+    )
+
+
 def check() -> None:
-    """Warn in one line about a vLLM that was never tested; raise for one that cannot work."""
-    version = metadata.version("vllm")
-    if not version.startswith(SUPPORTED):
-        warnings.warn(
-            f"revati: vLLM {version} is untested; expected {' or '.join(v + '.x' for v in SUPPORTED)}. "
-            "See docs/limitations.md, or install vllm==0.32.0",
-            stacklevel=2,
-        )
+    """End the process, in one line and with code 2, where the installed vLLM is not supported.
+
+    vLLM passes over every exception of a platform plug-in and would look for another platform.
+    """
+    from revati.cuda import refusal as last_word
+
+    if text := refusal(metadata.version("vllm")):
+        last_word.note(text)
+        print(f"revati: {text}", file=sys.stderr)
+        raise SystemExit(2)

@@ -1,0 +1,65 @@
+"""The early end of a load: what finished is kept, what is under way ends, nothing else begins."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+from revati.bench.client import INTERRUPTED, EarlyEnd
+
+
+def play(requests: int, answers: int) -> list[Any]:
+    """Outputs of a load with a request every 10 ms; the first `answers` are answered at once, the rest never.
+
+    Once those have their answers and another is under way, this process gets an interrupt.
+    """
+    end = EarlyEnd()
+
+    async def due() -> AsyncIterator[int]:
+        for number in range(requests):
+            yield number
+            await asyncio.sleep(0.01)
+
+    async def send(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
+        if request_func_input.number < answers:
+            return SimpleNamespace(success=True, error="")
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(3600)
+
+    async def load() -> list[Any]:
+        tasks = []
+        request = end.request(send, SimpleNamespace)
+        async for number in end.sent(due)():
+            wanted = SimpleNamespace(number=number, prompt_len=7)
+            tasks.append(asyncio.ensure_future(request(request_func_input=wanted, session=None)))
+        return list(await asyncio.gather(*tasks))
+
+    return asyncio.run(end.listening(load)())  # type: ignore[arg-type]
+
+
+def test_what_finished_is_kept_and_nothing_else_begins() -> None:
+    outputs = play(requests=1000, answers=3)
+    assert [o.success for o in outputs[:3]] == [True] * 3
+    assert len(outputs) <= 6
+    assert all((o.error, o.prompt_len) == (INTERRUPTED, 7) and o.start_time > 0 for o in outputs[3:])
+
+
+def test_a_load_to_its_end_is_left_alone() -> None:
+    assert [o.success for o in play(requests=4, answers=4)] == [True] * 4
+
+
+def test_a_request_that_others_cancel_is_cancelled() -> None:
+    async def send(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
+        await asyncio.sleep(3600)
+
+    async def main() -> bool:
+        task = asyncio.ensure_future(EarlyEnd().request(send, SimpleNamespace)(None, None))
+        await asyncio.sleep(0)
+        task.cancel()
+        return bool((await asyncio.wait({task}))[0].pop().cancelled())
+
+    assert asyncio.run(main())
