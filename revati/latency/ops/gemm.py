@@ -70,6 +70,14 @@ def _scaled(a_name: str, b_name: str, scale_name: str) -> Callable[[ArgView], Wo
     return extract
 
 
+def _deep_gemm(view: ArgView) -> Work | None:
+    a, b = view.tensor("a"), view.tensor("b")
+    if a is None or b is None:
+        return None
+    kind = "fp8_block" if b.dtype.removeprefix("torch.").startswith("float8") else "fp4"
+    return _product(a, b, kind, b_transposed=True)
+
+
 def _fp4(view: ArgView) -> Work | None:
     a, b = view.tensor("a"), view.tensor("b")
     if a is None or b is None:
@@ -129,6 +137,8 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "_C::awq_gemm": _packed("_in_feats", _columns("_kernel", 8)),
     "_C::machete_mm": _packed("A", _output_columns),
     "_C::cutlass_w4a8_mm": _packed("A", _output_columns),
+    "deep_gemm::fp8_fp4_gemm_nt": _deep_gemm,
+    "deep_gemm::fp8_gemm_nt_skip_head_mid": _deep_gemm,
     "_C::dsv3_fused_a_gemm": _two("mat_a", "mat_b"),
     "_C::fp32_router_gemm": _two("mat_a", "mat_b", transposed=True),
     "_moe_C::router_gemm_bf16_fp32": _two("input", "weight", transposed=True),

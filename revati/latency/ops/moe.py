@@ -91,6 +91,26 @@ def _cutlass(view: ArgView) -> Work | None:
     return moe_work(MoeShape(a.shape[0], 1, b.shape[0], n, k, kind, "up" if n > k else "down"))
 
 
+_DEEP_GEMM_ALIGNMENT = 128
+"""Rows to which DeepGEMM's contiguous layout pads each expert (`get_mk_alignment_for_contiguous_layout`)."""
+
+
+def _deep_gemm(view: ArgView) -> Work | None:
+    """a: [padded rows, k], or [experts, rows, k] of which `expected_m` are used; b: [experts, n, k]."""
+    a, b = view.tensor("a"), view.tensor("b")
+    if a is None or b is None or len(b.shape) != 3:
+        return None
+    experts, n, _ = b.shape
+    k = a.shape[-1]
+    expected = view.get("expected_m")
+    if len(a.shape) == 3:
+        rows = experts * (expected if isinstance(expected, int) and expected > 0 else a.shape[1])
+    else:  # the engine makes room for the most padding that there can be
+        rows = max(1, a.shape[0] - experts * (_DEEP_GEMM_ALIGNMENT - 1))
+    kind = "fp8_block" if b.dtype.removeprefix("torch.").startswith("float8") else "mxfp4"
+    return moe_work(MoeShape(rows, 1, experts, n, k, kind, "up" if n > k else "down"))
+
+
 def _rows(tensor: TensorArg | None) -> float:
     return 0.0 if tensor is None or not tensor.shape else float(math.prod(tensor.shape))
 
@@ -121,6 +141,8 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "_moe_C::moe_wna16_gemm": lambda view: None,
     "_C::cutlass_moe_mm": _cutlass,
     "_C::cutlass_fp4_group_mm": _cutlass,
+    "deep_gemm::m_grouped_fp8_fp4_gemm_nt_contiguous": _deep_gemm,
+    "deep_gemm::m_grouped_fp8_fp4_gemm_nt_masked": _deep_gemm,
     "_moe_C::moe_align_block_size": _align,
     "_moe_C::batched_moe_align_block_size": _align,
     "_moe_C::topk_softmax": _topk,
