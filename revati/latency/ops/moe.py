@@ -108,7 +108,8 @@ def _deep_gemm(view: ArgView) -> Work | None:
     else:  # the engine makes room for the most padding that there can be
         rows = max(1, a.shape[0] - experts * (_DEEP_GEMM_ALIGNMENT - 1))
     kind = "fp8_block" if b.dtype.removeprefix("torch.").startswith("float8") else "mxfp4"
-    return moe_work(MoeShape(rows, 1, experts, n, k, kind, "up" if n > k else "down"))
+    stage = "down" if n > k else "up"  # of the many small experts of block-quantised models
+    return moe_work(MoeShape(rows, 1, experts, n, k, kind, stage))
 
 
 def _rows(tensor: TensorArg | None) -> float:
