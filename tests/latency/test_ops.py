@@ -187,3 +187,19 @@ def test_deep_gemm_products():
         expected_m=16,
     )
     assert shape_of(masked) == MoeShape(256 * 16, 1, 256, 7168, 2048, "fp8_block", "down")
+
+
+@pytest.mark.parametrize(("gather", "rows", "stage"), [(True, 16, "up"), (False, 64, "down")])
+def test_triton_kernels_of_gpt_oss(gather, rows, stage):
+    rec = record(
+        "triton::_matmul_ogs",
+        (),
+        XPtr=tensor(rows, 2880),
+        WPtr=tensor(128, 1440, 5760, dtype="uint8"),
+        GatherIndx=tensor(64, dtype="int32") if gather else None,
+        N=5760,
+        K=2880,
+        N_EXPTS_TOT=128,
+        N_EXPTS_ACT=4,
+    )
+    assert shape_of(rec) == MoeShape(16, 4, 128, 5760, 2880, "mxfp4_wo", stage)

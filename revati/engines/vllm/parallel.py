@@ -19,7 +19,7 @@ from typing import Any
 from revati.comm.process_group import NCCL_VERSION
 from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
-from revati.engines.vllm import compiler, folding
+from revati.engines.vllm import compiler, flashinfer, folding
 
 _COMM = "vllm.distributed.device_communicators."
 _UNTIL = "never: it stands for the hardware"
@@ -30,7 +30,7 @@ def install() -> None:
     from revati.cuda import identity
 
     folded = folding.PATCHES if folding.enabled() else {}
-    for name, patch in {**_PATCHES, **compiler.PATCHES, **folded}.items():
+    for name, patch in {**_PATCHES, **compiler.PATCHES, **flashinfer.PATCHES, **folded}.items():
         if name in sys.modules:
             patch(sys.modules[name])
         elif identity._finder is not None:

@@ -92,8 +92,9 @@ def _insert_resampled(a: dict[str, Any], grid: tuple[int, ...]) -> None:
 
 @host_kernel("_prepare_prefill_inputs_kernel")
 def _prepare_draft_prefill(a: dict[str, Any], grid: tuple[int, ...]) -> None:
-    if "out_positions_ptr" in a:  # vLLM has two kernels of this name: of EAGLE and of draft models
+    if "out_positions_ptr" in a:  # vLLM has three kernels of this name: of EAGLE, of draft models, and one
         _prepare_draft_model_prefill(a, grid[0])
+    if "draft_positions_ptr" not in a:  # of the target model, which only copies token ids
         return
     n, most = grid[0], a["max_num_reqs"]
     starts = _array(a["query_start_loc_ptr"])[: n + 1].astype(numpy.int64)

@@ -9,9 +9,8 @@ from revati.latency.record import ArgView, TensorArg, dtype_bytes, nbytes
 from revati.latency.work import GemmShape, Work
 
 WEIGHT_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "fp8": 1.0, "fp8_block": 1.0, "int8": 1.0,
-"int4_wo": 0.53,
-                "int8_wo": 1.03, "fp4": 0.56}  # fmt: skip
-"""Bytes of one weight, scales of quantised kinds included (groups of 128 for int4, 16 for fp4)."""
+                "int4_wo": 0.53, "int8_wo": 1.03, "fp4": 0.56, "mxfp4": 0.53, "mxfp4_wo": 0.53}  # fmt: skip
+"""Bytes of one weight, scales of quantised kinds included (groups of 128 for int4, 32 mxfp4, 16 fp4)."""
 
 
 def element_kind(dtype: str) -> str:

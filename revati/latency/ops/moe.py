@@ -91,6 +91,22 @@ def _cutlass(view: ArgView) -> Work | None:
     return moe_work(MoeShape(a.shape[0], 1, b.shape[0], n, k, kind, "up" if n > k else "down"))
 
 
+def _matmul_ogs(view: ArgView) -> Work | None:
+    """Triton's own expert kernel (gpt-oss): routed rows of X by W [experts, k, n], mostly 4-bit."""
+    weight, x = view.tensor("WPtr"), view.tensor("XPtr")
+    n, k, experts, topk = (view.get(name) for name in ("N", "K", "N_EXPTS_TOT", "N_EXPTS_ACT"))
+    if weight is None or x is None or not (isinstance(n, int) and isinstance(k, int)):
+        return None
+    if not isinstance(experts, int) or experts < 2 or not isinstance(topk, int) or topk < 1:
+        return None
+    gathered = view.tensor("GatherIndx") is not None  # of the first product: X has a row for each token
+    rows = numel(x) // max(1, x.shape[-1])
+    tokens = rows if gathered else max(1, rows // topk)
+    packed = weight.dtype.removeprefix("torch.") == "uint8"
+    kind = "mxfp4_wo" if packed else element_kind(weight.dtype)
+    return moe_work(MoeShape(tokens, topk, experts, n, k, kind, "up" if gathered else "down"))
+
+
 _DEEP_GEMM_ALIGNMENT = 128
 """Rows to which DeepGEMM's contiguous layout pads each expert (`get_mk_alignment_for_contiguous_layout`)."""
 
@@ -138,6 +154,8 @@ def _moved(reads: tuple[str, ...], writes: tuple[str, ...]) -> Callable[[ArgView
 EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "triton::fused_moe_kernel": _fused,
     "triton::fused_moe_kernel_gptq_awq": _fused,
+    "triton::_matmul_ogs": _matmul_ogs,
+    "triton::_p_matmul_ogs": _matmul_ogs,
     "_moe_C::moe_wna16_marlin_gemm": _marlin,
     "_moe_C::moe_wna16_gemm": lambda view: None,
     "_C::cutlass_moe_mm": _cutlass,
