@@ -20,19 +20,23 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from revati import _C
 from revati.cuda.fusion import Kernel, Operator, Root, Step, Watcher, plan_kernels
+from revati.cuda.tuning import example_bytes, hold
 
 _plans: dict[str, Plan] = {}
 _DIGITS = re.compile(r"\d+")
 
 
-def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
-    """A callable that stands for `graph` after compilation: same arguments, same structure of results."""
+def compile_graph(graph: fx.GraphModule, *, tunes: bool = False) -> Callable[..., Any]:
+    """A callable that stands for `graph` after compilation: same arguments, same structure of results.
+
+    `tunes`: the compiler runs its kernels on example arguments first, which take device memory (`tuning`).
+    """
     for position, node in enumerate(node for node in graph.graph.nodes if node.op == "placeholder"):
         node.meta["revati_position"] = position
     key = _structure(graph)
     if key is None:
-        return CompiledPiece(graph, Plan())
-    return CompiledPiece(graph, _plans.setdefault(key, Plan()))
+        return CompiledPiece(graph, Plan(tunes))
+    return CompiledPiece(graph, _plans.setdefault(key, Plan(tunes)))
 
 
 class CompiledPiece:
@@ -63,7 +67,8 @@ class CompiledPiece:
 class Plan:
     """What is known of one structure."""
 
-    def __init__(self) -> None:
+    def __init__(self, tunes: bool = False) -> None:
+        self._tunes = tunes
         self.piece = _C.Piece()
         self._steps: list[Step] | None = None
         self._shapes: SymbolicShapes | None = None
@@ -112,6 +117,10 @@ class Plan:
             recorder.end()
             _C.restore_peaks(device, before)
         (output,) = [node for node in nodes if node.op == "output"]
+        if self._tunes and sizes is not None:
+            made = {root for node in output.all_input_nodes for root in watcher.roots[node]}
+            results_bytes = sum(sizes.root_bytes(root) for root in made if root[0].op != "placeholder")
+            hold(example_bytes(steps, sizes.root_bytes) - results_bytes)  # results are not there yet
         results, holds_values = [], False
         for leaf, node in zip(tree_flatten(value)[0], tree_flatten(output.args[0])[0], strict=True):
             if isinstance(node, fx.Node):

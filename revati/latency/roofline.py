@@ -8,7 +8,8 @@ from revati.spec import GpuSpec
 KERNEL_FLOOR_NS = 1500.0
 """Shortest kernel seen on a measured card (1.85 us: a norm over one token, RTX 4090), rounded down."""
 
-_FLOP_KIND = {"fp8_block": "fp8", "int4_wo": "bf16", "int8_wo": "bf16", "fp8_wo": "bf16", "float16": "fp16"}
+_FLOP_KIND = {"fp8_block": "fp8", "int4_wo": "bf16", "int8_wo": "bf16", "fp8_wo": "bf16", "float16": "fp16",
+              "mxfp4": "fp8", "mxfp4_wo": "bf16"}  # fmt: skip
 
 
 def roofline_ns(work: Work, spec: GpuSpec) -> float:

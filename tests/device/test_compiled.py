@@ -126,3 +126,45 @@ def test_temporaries_inside_a_kernel_take_no_memory() -> None:
     assert torch.cuda.max_memory_allocated() - before <= size + (1 << 20)
     """
     )
+
+
+def test_tuning_holds_a_second_embedding_table_for_a_moment() -> None:
+    """As inductor's tuning at compile time does; vLLM's memory profiling sees the peak."""
+    passes(
+        TRACED
+        + """
+    def first_layer(ids, table, gain, weight):
+        x = torch.nn.functional.embedding(ids, table)
+        y = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(x.dtype) * gain
+        return x, y @ weight
+
+    table = torch.empty(32000, 1024, dtype=torch.bfloat16, device="cuda")
+    gain = torch.empty(1024, dtype=torch.bfloat16, device="cuda")
+    weight = torch.empty(1024, 4096, dtype=torch.bfloat16, device="cuda")
+    known = {tuple(str(size) for size in t.shape): t for t in (table, gain, weight)}
+    ids = torch.zeros(64, dtype=torch.int64, device="cuda")
+    plain, places = trace(first_layer, ids, table, gain, weight)
+
+    def peak(piece, ids):
+        arguments = []
+        for node in places:
+            value = node.meta["example_value"]
+            shape = tuple(str(size) for size in value.shape) if isinstance(value, torch.Tensor) else None
+            arguments.append(ids.shape[0] if shape is None else known.get(shape, ids))
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        piece(*arguments)
+        assert torch.cuda.memory_allocated() == before
+        return torch.cuda.max_memory_allocated() - before
+
+    table_bytes = table.numel() * 2
+    assert peak(plain, ids) < table_bytes
+    compiled._plans.clear()
+    tuned = compiled.compile_graph(plain.graph, tunes=True)
+    found = peak(tuned, ids)
+    assert table_bytes <= found <= 1.05 * table_bytes, (found, table_bytes)
+    assert torch.cuda.memory_reserved() < 2 * table_bytes
+    assert peak(tuned, ids) < table_bytes / 10  # compiled once
+    """
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import revati
 
 BOOT = str(Path(revati.__file__).parent / "boot")
+ROOT = str(Path(revati.__file__).parents[1])  # the code under test, not another installation
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -19,7 +20,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         "REVATI_IDENTITY": "cuda",
         "REVATI_GPUS": "2",
         "REVATI_LATENCY": "roofline",
-        "PYTHONPATH": BOOT,
+        "PYTHONPATH": os.pathsep.join((BOOT, ROOT)),
         **environment,
     }
     return subprocess.run(

@@ -164,3 +164,42 @@ def test_active_experts_matches_a_draw():
     rng = np.random.RandomState(0)
     drawn = [len({e for _ in range(16) for e in rng.permutation(64)[:4]}) for _ in range(300)]
     assert active_experts(16, 4, 64) == pytest.approx(np.mean(drawn), rel=0.02)
+
+
+def test_deep_gemm_products():
+    fp8 = "float8_e4m3fn"
+    a, b = tensor(64, 7168, dtype=fp8), tensor(2112, 7168, dtype=fp8)
+    dense = record("deep_gemm::fp8_fp4_gemm_nt", (), a=a, sfa=None, b=b, sfb=None, d=tensor(64, 2112))
+    assert shape_of(dense) == GemmShape(64, 2112, 7168, "fp8_block")
+
+    experts, rows = tensor(256, 4096, 7168, dtype=fp8), 64 * 8
+    padded = tensor(rows + 256 * 127, 7168, dtype=fp8)
+    grouped = record(
+        "deep_gemm::m_grouped_fp8_fp4_gemm_nt_contiguous", (), a=padded, sfa=None, b=experts, sfb=None
+    )
+    assert shape_of(grouped) == MoeShape(rows, 1, 256, 4096, 7168, "fp8_block", "up")
+
+    masked = record(
+        "deep_gemm::m_grouped_fp8_fp4_gemm_nt_masked",
+        (),
+        a=tensor(256, 1024, 2048, dtype=fp8),
+        b=tensor(256, 7168, 2048, dtype=fp8),
+        expected_m=16,
+    )
+    assert shape_of(masked) == MoeShape(256 * 16, 1, 256, 7168, 2048, "fp8_block", "down")
+
+
+@pytest.mark.parametrize(("gather", "rows", "stage"), [(True, 16, "up"), (False, 64, "down")])
+def test_triton_kernels_of_gpt_oss(gather, rows, stage):
+    rec = record(
+        "triton::_matmul_ogs",
+        (),
+        XPtr=tensor(rows, 2880),
+        WPtr=tensor(128, 1440, 5760, dtype="uint8"),
+        GatherIndx=tensor(64, dtype="int32") if gather else None,
+        N=5760,
+        K=2880,
+        N_EXPTS_TOT=128,
+        N_EXPTS_ACT=4,
+    )
+    assert shape_of(rec) == MoeShape(16, 4, 128, 5760, 2880, "mxfp4_wo", stage)

@@ -10,7 +10,13 @@ def register_platform() -> str | None:
     if os.environ.get("REVATI_IDENTITY") != "cuda":
         return None
     from revati.cuda import libraries
-    from revati.engines.vllm import fakes, host_answers, host_kernels, parallel  # noqa: F401 - the twins
+    from revati.engines.vllm import (  # noqa: F401 - the twins
+        fakes,
+        host_answers,
+        host_kernels,
+        parallel,
+        speculation,
+    )
     from revati.engines.vllm.versions import check
 
     check()

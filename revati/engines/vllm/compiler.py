@@ -37,9 +37,11 @@ def patch_backends(module: ModuleType) -> None:
             compile_range: Any,
             key: str | None = None,
         ) -> tuple[Callable[..., Any] | None, Any | None]:
+            import vllm.envs as envs
+
             from revati.cuda.compiled import compile_graph
 
-            return compile_graph(graph), None
+            return compile_graph(graph, tunes=envs.VLLM_USE_STANDALONE_COMPILE), None
 
     before = module.make_compiler
 

@@ -104,3 +104,50 @@ def _fa2_kvcache(q: Any, kcache: Any, vcache: Any, *args: Any, **kwargs: Any) ->
 @rule("_moe_C::moe_wna16_gemm")
 def _moe_wna16(input: Any, output: Any, *args: Any, **kwargs: Any) -> Any:
     return output
+
+
+@rule("deep_gemm::get_mn_major_tma_aligned_tensor")
+def _deep_gemm_aligned(sf: Any) -> Any:
+    return _mn_major(sf.shape, sf.dtype, 4)
+
+
+@rule("deep_gemm::get_mn_major_tma_aligned_packed_ue8m0_tensor")
+def _deep_gemm_packed(sf: Any, *args: Any, **kwargs: Any) -> Any:
+    import torch
+
+    return _mn_major((*sf.shape[:-1], -(-sf.shape[-1] // 4)), torch.int32, 4)
+
+
+@rule("deep_gemm::transform_sf_into_required_layout")
+def _deep_gemm_scales(
+    sf: Any,
+    mn: int,
+    k: int,
+    recipe: list[int],
+    num_groups: int | None = None,
+    is_sfa: bool | None = None,
+    disable_ue8m0_cast: bool = False,
+    psum_layout: Any = None,
+) -> Any:
+    import torch
+
+    rows = recipe[0] if len(recipe) == 2 or is_sfa else recipe[1]  # of the matrix that one scale is for
+    if sf.dtype != torch.float32:
+        return sf
+    if torch.cuda.get_device_capability()[0] == 9 or disable_ue8m0_cast:
+        return sf if rows == 128 else _deep_gemm_aligned(sf)
+    return _deep_gemm_packed(sf.new_empty((*sf.shape[:-2], mn, sf.shape[-1])))
+
+
+def _mn_major(shape: Any, dtype: Any, align: int) -> Any:
+    """Scales as DeepGEMM's TMA loads want them: rows next to each other, columns at multiples of 16 bytes."""
+    import torch
+
+    *outer, rows, columns = (int(size) for size in shape)
+    pitch = -(-rows // align) * align
+    strides = [1, pitch]
+    size = pitch * columns
+    for count in reversed(outer):
+        strides.insert(0, size)
+        size *= count
+    return torch.empty_strided((*outer, rows, columns), strides, dtype=dtype, device="meta")

@@ -19,7 +19,7 @@ from typing import Any
 from revati.comm.process_group import NCCL_VERSION
 from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
-from revati.engines.vllm import compiler, folding, recorded_lengths, sleeping
+from revati.engines.vllm import compiler, flashinfer, folding, recorded_lengths, sleeping
 
 _COMM = "vllm.distributed.device_communicators."
 _UNTIL = "never: it stands for the hardware"
@@ -32,7 +32,7 @@ def install() -> None:
     asked = folding.PATCHES if folding.enabled() else {}
     if recorded_lengths.enabled():
         asked = {**asked, **recorded_lengths.PATCHES}
-    for name, patch in {**_PATCHES, **compiler.PATCHES, **sleeping.PATCHES, **asked}.items():
+    for name, patch in {**_PATCHES, **compiler.PATCHES, **flashinfer.PATCHES, **sleeping.PATCHES, **asked}.items():
         if name in sys.modules:
             patch(sys.modules[name])
         elif identity._finder is not None:

@@ -9,9 +9,8 @@ from revati.latency.record import ArgView, TensorArg, dtype_bytes, nbytes
 from revati.latency.work import GemmShape, Work
 
 WEIGHT_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "fp8": 1.0, "fp8_block": 1.0, "int8": 1.0,
-"int4_wo": 0.53,
-                "int8_wo": 1.03, "fp4": 0.56}  # fmt: skip
-"""Bytes of one weight, scales of quantised kinds included (groups of 128 for int4, 16 for fp4)."""
+                "int4_wo": 0.53, "int8_wo": 1.03, "fp4": 0.56, "mxfp4": 0.53, "mxfp4_wo": 0.53}  # fmt: skip
+"""Bytes of one weight, scales of quantised kinds included (groups of 128 for int4, 32 mxfp4, 16 fp4)."""
 
 
 def element_kind(dtype: str) -> str:
@@ -68,6 +67,14 @@ def _scaled(a_name: str, b_name: str, scale_name: str) -> Callable[[ArgView], Wo
         return _product(a, b, kind)
 
     return extract
+
+
+def _deep_gemm(view: ArgView) -> Work | None:
+    a, b = view.tensor("a"), view.tensor("b")
+    if a is None or b is None:
+        return None
+    kind = "fp8_block" if b.dtype.removeprefix("torch.").startswith("float8") else "fp4"
+    return _product(a, b, kind, b_transposed=True)
 
 
 def _fp4(view: ArgView) -> Work | None:
@@ -129,6 +136,8 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "_C::awq_gemm": _packed("_in_feats", _columns("_kernel", 8)),
     "_C::machete_mm": _packed("A", _output_columns),
     "_C::cutlass_w4a8_mm": _packed("A", _output_columns),
+    "deep_gemm::fp8_fp4_gemm_nt": _deep_gemm,
+    "deep_gemm::fp8_gemm_nt_skip_head_mid": _deep_gemm,
     "_C::dsv3_fused_a_gemm": _two("mat_a", "mat_b"),
     "_C::fp32_router_gemm": _two("mat_a", "mat_b", transposed=True),
     "_moe_C::router_gemm_bf16_fp32": _two("input", "weight", transposed=True),

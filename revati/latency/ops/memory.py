@@ -51,6 +51,7 @@ HOST_ONLY = frozenset(
 )  # fmt: skip
 
 _CUSTOM: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "concat_mla_k": ("elementwise", ("k_nope", "k_rope"), ("k",)),
     "rms_norm": ("norm", ("input", "weight"), ("result", "out")),
     "fused_add_rms_norm": ("norm", ("input", "residual", "weight"), ("input", "residual")),
     "rms_norm_static_fp8_quant": ("norm", ("input", "weight"), ("result", "out")),

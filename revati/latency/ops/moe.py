@@ -91,6 +91,43 @@ def _cutlass(view: ArgView) -> Work | None:
     return moe_work(MoeShape(a.shape[0], 1, b.shape[0], n, k, kind, "up" if n > k else "down"))
 
 
+def _matmul_ogs(view: ArgView) -> Work | None:
+    """Triton's own expert kernel (gpt-oss): routed rows of X by W [experts, k, n], mostly 4-bit."""
+    weight, x = view.tensor("WPtr"), view.tensor("XPtr")
+    n, k, experts, topk = (view.get(name) for name in ("N", "K", "N_EXPTS_TOT", "N_EXPTS_ACT"))
+    if weight is None or x is None or not (isinstance(n, int) and isinstance(k, int)):
+        return None
+    if not isinstance(experts, int) or experts < 2 or not isinstance(topk, int) or topk < 1:
+        return None
+    gathered = view.tensor("GatherIndx") is not None  # of the first product: X has a row for each token
+    rows = numel(x) // max(1, x.shape[-1])
+    tokens = rows if gathered else max(1, rows // topk)
+    packed = weight.dtype.removeprefix("torch.") == "uint8"
+    kind = "mxfp4_wo" if packed else element_kind(weight.dtype)
+    return moe_work(MoeShape(tokens, topk, experts, n, k, kind, "up" if gathered else "down"))
+
+
+_DEEP_GEMM_ALIGNMENT = 128
+"""Rows to which DeepGEMM's contiguous layout pads each expert (`get_mk_alignment_for_contiguous_layout`)."""
+
+
+def _deep_gemm(view: ArgView) -> Work | None:
+    """a: [padded rows, k], or [experts, rows, k] of which `expected_m` are used; b: [experts, n, k]."""
+    a, b = view.tensor("a"), view.tensor("b")
+    if a is None or b is None or len(b.shape) != 3:
+        return None
+    experts, n, _ = b.shape
+    k = a.shape[-1]
+    expected = view.get("expected_m")
+    if len(a.shape) == 3:
+        rows = experts * (expected if isinstance(expected, int) and expected > 0 else a.shape[1])
+    else:  # the engine makes room for the most padding that there can be
+        rows = max(1, a.shape[0] - experts * (_DEEP_GEMM_ALIGNMENT - 1))
+    kind = "fp8_block" if b.dtype.removeprefix("torch.").startswith("float8") else "mxfp4"
+    stage = "down" if n > k else "up"  # of the many small experts of block-quantised models
+    return moe_work(MoeShape(rows, 1, experts, n, k, kind, stage))
+
+
 def _rows(tensor: TensorArg | None) -> float:
     return 0.0 if tensor is None or not tensor.shape else float(math.prod(tensor.shape))
 
@@ -117,10 +154,14 @@ def _moved(reads: tuple[str, ...], writes: tuple[str, ...]) -> Callable[[ArgView
 EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "triton::fused_moe_kernel": _fused,
     "triton::fused_moe_kernel_gptq_awq": _fused,
+    "triton::_matmul_ogs": _matmul_ogs,
+    "triton::_p_matmul_ogs": _matmul_ogs,
     "_moe_C::moe_wna16_marlin_gemm": _marlin,
     "_moe_C::moe_wna16_gemm": lambda view: None,
     "_C::cutlass_moe_mm": _cutlass,
     "_C::cutlass_fp4_group_mm": _cutlass,
+    "deep_gemm::m_grouped_fp8_fp4_gemm_nt_contiguous": _deep_gemm,
+    "deep_gemm::m_grouped_fp8_fp4_gemm_nt_masked": _deep_gemm,
     "_moe_C::moe_align_block_size": _align,
     "_moe_C::batched_moe_align_block_size": _align,
     "_moe_C::topk_softmax": _topk,
