@@ -32,7 +32,8 @@ def install() -> None:
     asked = folding.PATCHES if folding.enabled() else {}
     if recorded_lengths.enabled():
         asked = {**asked, **recorded_lengths.PATCHES}
-    for name, patch in {**_PATCHES, **compiler.PATCHES, **flashinfer.PATCHES, **sleeping.PATCHES, **asked}.items():
+    always = {**_PATCHES, **compiler.PATCHES, **flashinfer.PATCHES, **sleeping.PATCHES}
+    for name, patch in {**always, **asked}.items():
         if name in sys.modules:
             patch(sys.modules[name])
         elif identity._finder is not None:
