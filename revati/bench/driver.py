@@ -25,7 +25,7 @@ from revati.bench.client import real_seconds
 from revati.bench.plan import CLIENT_LOG, METRICS, SERVER_LOG, STATUS, BenchPlan
 
 _POLL_S = 0.2
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 _EXIT_REFUSED = 2
 _CLIENT_GRACE_S = 30.0  # to evaluate what an interrupted load has
 _LOG_TAIL_LINES = 25
@@ -76,7 +76,7 @@ class Driver:
             exit_code = self._run_client()
             self.status.stage = "done" if exit_code == 0 else "client failed"
         except Interrupted:
-            self.status.stage, exit_code = "interrupted", _EXIT_INTERRUPTED
+            self.status.stage, exit_code = "interrupted", EXIT_INTERRUPTED
             self.status.write(self.plan.run_dir)  # should the grace period be too short for the rest
         except ServerFailed as error:
             self.status.stage, self.status.error = "server failed", str(error)

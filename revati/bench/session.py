@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from revati.bench import flags as flag_sorting
-from revati.bench.driver import environment_for_bench
+from revati.bench.driver import EXIT_INTERRUPTED, environment_for_bench
 from revati.bench.plan import BenchPlan, gpus_needed, make_plan
 from revati.bench.result import BenchResult, collect
 from revati.cli.environment import RunOptions, build_environment
@@ -45,8 +45,10 @@ class BenchOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 if the client finished, 2 where Revati refused to go on, else the world's code."""
-        return 2 if self.world.refusal else self.world.exit_code
+        """0 if the client finished, 2 where Revati refused, 130 after an interrupt, else the world's code."""
+        if self.world.refusal:
+            return 2
+        return EXIT_INTERRUPTED if self.result.stage == "interrupted" else self.world.exit_code
 
 
 def run(request: BenchRequest, run_dir: Path) -> BenchOutcome:

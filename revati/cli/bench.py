@@ -25,6 +25,9 @@ _EPILOG = (
 )
 
 
+_STOPPING_S = 60.0  # real: after an interrupt the client evaluates what it has, and the server ends by itself
+
+
 def build_app() -> typer.Typer:
     """The `bench` group."""
     app = typer.Typer(help="Serving benchmarks on virtual GPUs.", no_args_is_help=True, rich_markup_mode=None)
@@ -52,7 +55,9 @@ def vllm(
 ) -> int:
     """Serve a model on virtual GPUs under load and report the latencies that real ones would give."""
     # Server, load and driver are all in the run: when nobody has a deadline, nothing can ever happen again.
-    run_options = replace(run_options, gpus=1 if gpus is None else gpus, exit_when_stuck=True)
+    run_options = replace(
+        run_options, gpus=1 if gpus is None else gpus, exit_when_stuck=True, grace_s=_STOPPING_S
+    )
     check_options(run_options)
     for name, path in (("--result", result), ("--html", html), ("--server-log", server_log)):
         options.check_output(name, path)

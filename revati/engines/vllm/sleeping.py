@@ -23,6 +23,7 @@ class VirtualAllocator:
     def __init__(self) -> None:
         self._bytes: dict[str, int] = {}
         self._asleep: dict[str, bool] = {}  # tag: whether the host keeps a copy
+        self._inner_bytes: list[int] = []  # for each pool that is in use: what pools inside of it took
         self._graph_pool: Any = None
 
     @classmethod
@@ -34,13 +35,20 @@ class VirtualAllocator:
 
     @contextmanager
     def use_memory_pool(self, tag: str | None = None) -> Iterator[None]:
-        """What is allocated inside, and still is at the end, belongs to `tag`."""
+        """What is allocated inside, and still is at the end, belongs to `tag`; pools may be nested."""
         import torch
 
         before = torch.cuda.memory_allocated()
-        yield
-        tag = tag or self.default_tag
-        self._bytes[tag] = self._bytes.get(tag, 0) + max(0, torch.cuda.memory_allocated() - before)
+        self._inner_bytes.append(0)
+        try:
+            yield
+        finally:
+            taken = max(0, torch.cuda.memory_allocated() - before)
+            own = max(0, taken - self._inner_bytes.pop())
+            if self._inner_bytes:
+                self._inner_bytes[-1] += taken
+            tag = tag or self.default_tag
+            self._bytes[tag] = self._bytes.get(tag, 0) + own
 
     @contextmanager
     def cudagraph_pool(self) -> Iterator[Any]:
@@ -90,7 +98,7 @@ class VirtualAllocator:
     close = release_pools
 
     def _put_to_sleep(self, tag: str, keep: bool) -> None:
-        if tag in self._asleep or tag not in self._bytes:
+        if tag in self._asleep or not self._bytes.get(tag):
             return
         if keep:
             _copy("copy::d2h", self._bytes[tag])
