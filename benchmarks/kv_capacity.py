@@ -47,7 +47,7 @@ class Case:
 
 
 _V1 = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
-_NO_GRAPHS = {"VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": "0"}  # and few captures: the start takes less time
+_NO_GRAPHS = {"VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": "0"}  # as vLLM before 0.21; few captures save time
 _FEW = {"compilation_config": {"cudagraph_capture_sizes": [1, 2]}}
 _TRACES = "vLLM fork of early 2026, inference-sim training data, github.com/inference-sim"
 CASES = (
@@ -58,8 +58,8 @@ CASES = (
         2588,
         "vLLM 0.19.0, LLMServingSim",
         "0.19",
-        {"max_num_seqs": 256, "max_num_batched_tokens": 2048, "max_model_len": 32768},
-        _V1,
+        {"max_num_seqs": 256, "max_num_batched_tokens": 2048, "max_model_len": 32768, **_FEW},
+        {**_V1, **_NO_GRAPHS},
     ),
     Case(
         "a100-8b",

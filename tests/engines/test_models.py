@@ -26,8 +26,18 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4,
 CASES: dict[str, tuple[str, dict[str, Any], str]] = {  # model, arguments, an op that must have run
     "mixtral": ("mistralai/Mixtral-8x7B-Instruct-v0.1", {"hf_overrides": TWO}, "triton::fused_moe_kernel"),
     "qwen3-moe": ("Qwen/Qwen3-30B-A3B", {"hf_overrides": TWO}, "triton::fused_moe_kernel"),
-    "awq": (LLAMA, {"hf_overrides": {**TWO, "quantization_config": AWQ}}, "_C::marlin_gemm"),
-    "gptq": (LLAMA, {"hf_overrides": {**TWO, "quantization_config": GPTQ}}, "_C::marlin_gemm"),
+    "deepseek-v3": (
+        "deepseek-ai/DeepSeek-V3",
+        {"hf_overrides": {"num_hidden_layers": 2, "first_k_dense_replace": 1}},
+        "deep_gemm::fp8_fp4_gemm_nt",
+    ),
+    "gpt-oss": (
+        "openai/gpt-oss-120b",
+        {"hf_overrides": {**TWO, "layer_types": ["sliding_attention", "full_attention"]}},
+        "triton::_matmul_ogs",
+    ),
+    "awq": (LLAMA, {"hf_overrides": {**TWO, "quantization_config": AWQ}}, "_C::machete_mm"),
+    "gptq": (LLAMA, {"hf_overrides": {**TWO, "quantization_config": GPTQ}}, "_C::machete_mm"),
     "lora": (LLAMA, {"hf_overrides": TWO, "enable_lora": True}, "triton::_lora_shrink_kernel"),
     "ngram": (LLAMA, {"hf_overrides": TWO, "speculative_config": NGRAM}, "triton::_rejection_kernel"),
     "eagle": (
