@@ -104,12 +104,12 @@ import os, threading
 folder = os.environ["REVATI_RUN_DIR"]
 os.truncate(os.open(folder + "/collectives", os.O_CREAT | os.O_RDWR), 1 << 38)
 os.fork()
-open({str(ready)!r}, "a").write(folder)
+open({str(ready)!r}, "a").write(folder + "\\n")
 threading.Event().wait() # {tmp_path}"""
     line = [sys.executable, "-m", "revati.clock", "--grace", "1", "--", sys.executable, "-c", program]
     run = subprocess.Popen(line, stderr=subprocess.PIPE, start_new_session=True)
-    wait_for(lambda: ready.exists() and len(alive(tmp_path)) >= 3)
-    folder = Path(ready.read_text()[: ready.stat().st_size // 2])
+    wait_for(lambda: ready.exists() and ready.read_text().count("\n") == 2 and len(alive(tmp_path)) >= 3)
+    folder = Path(ready.read_text().splitlines()[0])
     assert folder.is_dir()
     if how == "interrupt":
         os.killpg(run.pid, signal.SIGINT)
