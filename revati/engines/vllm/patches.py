@@ -1,4 +1,4 @@
-"""Changes to vLLM itself, all through the ledger. Empty is the goal."""
+"""Changes to vLLM itself, all through the ledger. The fewer, the better."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy
 
+from revati.cuda import refusal
 from revati.cuda.triton import host_kernel
 from revati.engines.vllm.host_kernels import _array
 
@@ -38,7 +39,9 @@ def acceptance_rate() -> float:
     except ValueError:
         rate = -1.0
     if not 0.0 <= rate <= 1.0:
-        raise ValueError(f"{RATE_ENV}={text}: expected a number from 0 to 1, the share of drafts to accept")
+        message = f"{RATE_ENV}={text}: expected a number from 0 to 1, the share of drafts to accept"
+        refusal.note(message)
+        raise ValueError(message)
     return rate
 
 
