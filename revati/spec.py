@@ -71,6 +71,15 @@ class OutsideTorch(BaseModel):
     source: str
 
 
+class SymmetricMemory(BaseModel):
+    """Cost of one all-reduce kernel over symmetric memory (copies in and out are kernels of their own)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_ns: float = Field(ge=0, lt=1e6)
+    bytes_per_s: float = Field(gt=1e9, lt=1e13, description="bytes of the reduced vector")
+
+
 class GpuSpec(BaseModel):
     """One GPU model. Rates are peaks per second; times are nanoseconds; sizes are bytes."""
 
@@ -88,6 +97,9 @@ class GpuSpec(BaseModel):
     l2_bytes_per_s: float = Field(gt=1e10, lt=1e15)
     peak_flops: PeakFlops
     nvlink_bytes_per_s: float = Field(ge=0, lt=1e13, description="one direction, one GPU; 0: no NVLink")
+    symm_mem_all_reduce: dict[int, SymmetricMemory] = Field(
+        default_factory=dict, description="by number of ranks; where empty, NCCL's table stands in"
+    )
     pcie_bytes_per_s: float = Field(gt=1e9, lt=1e12, description="one direction, host to device, achieved")
     sm_clock_hz: float = Field(gt=1e8, lt=1e10, description="boost clock")
     memory_clock_hz: float = Field(gt=1e8, lt=1e11)

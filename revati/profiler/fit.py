@@ -26,7 +26,10 @@ RANGE_COLUMNS = {
     "mixed": ("heads", "kv_heads", "head_dim", "prefill_q", "prefill_context", "decode_seqs", "decode_kv"),
     "moe": ("tokens", "topk", "experts", "hidden", "inter"),
 }
-GRID_COLUMNS = {"decode": ("decode_seqs", "decode_kv"), "prefill": ("prefill_q",), "mixed": ("decode_seqs",)}
+GRID_COLUMNS = {
+    "gemm": ("m",), "decode": ("decode_seqs", "decode_kv"), "prefill": ("prefill_q",),
+    "mixed": ("decode_seqs",),
+}  # fmt: skip
 POOLED_FAMILIES = ("gemm", "attention")
 MIXED_ROWS_LIMIT = 40_000
 

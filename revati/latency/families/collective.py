@@ -1,7 +1,7 @@
 """Collectives: log-log interpolation over payload, a table for each implementation, op and number of ranks.
 
 A run's all-reduce is priced as the implementation that the engine would pick on real cards: vLLM's
-custom kernel over NVLink up to its size limit, NCCL beyond it.
+custom kernel over NVLink up to its size limit, then symmetric memory where the spec has it, else NCCL.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from revati.latency.ops.comm import CUSTOM_ALLREDUCE, NCCL
+from revati.latency.ops.comm import CUSTOM_ALLREDUCE, NCCL, SYMM_MEM
 from revati.latency.work import CollectiveShape, Work
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ class CollectiveEstimator:
         if shape.world_size <= 1:
             return 0.0, "in_range"
         op = "allreduce" if shape.op == "barrier" else shape.op
+        over = self.spec.symm_mem_all_reduce.get(shape.world_size)
+        if shape.implementation == SYMM_MEM and op == "allreduce" and over is not None:
+            return over.base_ns + shape.payload_bytes / over.bytes_per_s * 1e9, "edge"
         curve, exact = self._curve(shape, op)
         if curve is None:
             return None

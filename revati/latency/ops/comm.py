@@ -36,6 +36,7 @@ _ALIASES = {
 
 CUSTOM_ALLREDUCE = "custom"
 NCCL = "nccl"
+SYMM_MEM = "symm_mem"
 
 
 def collective_work(op: str, payload_bytes: float, world_size: int, dtype: str, implementation: str) -> Work:
