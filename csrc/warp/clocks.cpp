@@ -2,7 +2,8 @@
 //
 // free:    a thread is told the clock, and one nanosecond more for each further read: programs that compute
 //          "in 100 ms" from two reads must not see both at the same instant (asyncio would round 100 ms up).
-// charged: the clock at the thread's last wake plus its own CPU time since, times the host factor.
+// charged: the clock at the thread's last wake plus its own CPU time since, times the host factor
+//          as it was at that wake.
 // wall:    real time plus what was jumped over.
 // Published time (Page::now) is the maximum of what anybody was told before a send, a wait or an exit.
 #include "shim.h"
@@ -28,7 +29,7 @@ static int64_t charged() {
   int64_t own = cpu - s->cpu.load(std::memory_order_relaxed);
   if (own <= 0) return s->base.load(std::memory_order_relaxed);
   int64_t cold = own < self.cold ? own : self.cold;
-  double work = (double(own) + double(cold) * page->cold_share) * page->cpu_factor;
+  double work = (double(own) + double(cold) * page->cold_share) * s->factor.load(std::memory_order_relaxed);
   return s->base.load(std::memory_order_relaxed) + int64_t(work);
 }
 
@@ -38,6 +39,7 @@ void start_charging() {
   Slot* s = self.slot;
   s->base = page->now.load();
   s->cpu = cpu;
+  s->factor = page->cpu_factor[size_t(own_processor()) % kProcessors].load(std::memory_order_relaxed);
   self.cold = 0;
   if (self.pauses) self.paused_cpu = cpu;
 }

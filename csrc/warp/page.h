@@ -61,6 +61,7 @@ struct alignas(128) Slot {
   std::atomic<uint32_t> exiting;   // the thread's destructors have run; Run until the kernel has reaped it
   std::atomic<uint64_t> round;     // spinners: Page::activity when the last empty round began
   std::atomic<int64_t> base, cpu;  // charged: virtual time and thread CPU time at the last wake
+  std::atomic<double> factor;      // charged: of the host, as it was then
   std::atomic<uint32_t> paused;    // charged: Revati's own work, not to be charged
   std::atomic<int64_t> born;       // virtual time of birth; with `key` the order of turns
   std::atomic<uint64_t> key;       // the same in every run: parent's key and the ordinal of the child
@@ -71,6 +72,8 @@ struct alignas(128) Slot {
   std::atomic<int32_t> target;     // timers: descriptor, or minus the signal number
 };
 
+constexpr size_t kProcessors = 1024;  // further ones share an entry
+
 struct Page {
   std::atomic<uint64_t> magic;
   Mode mode;
@@ -80,7 +83,7 @@ struct Page {
   int64_t base_mono, base_boot;    // clocks at virtual time 0
   std::atomic<int64_t> base_real;  // moves when the program sets the clock
   int64_t real_start;              // wall: the real monotonic clock at virtual time 0
-  double cpu_factor;
+  std::atomic<float> cpu_factor[kProcessors];  // virtual over own CPU time; moves with the pace of each processor
   int64_t timer_slack;             // charged: ns by which the kernel lets a thread's timer be late
   int64_t wake_cost;               // charged: ns from the end of a wait to the thread's first instruction
   double ns_per_tick;              // of the processor's counter; 0: it does not run at one rate

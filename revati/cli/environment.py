@@ -26,7 +26,7 @@ class RunOptions:
     gpu: str
     gpus: int = 1
     cpu_time: str = "charged"
-    cpu_factor: float | None = None  # None: the factor that the clock takes by default
+    cpu_factor: float | None = None  # None: this machine against the reference one, measured
     latency: str = "profile"
     strict: bool = False
     trace: Path | None = None

@@ -22,7 +22,10 @@ CpuTime = Annotated[
 ]
 CpuFactor = Annotated[
     float | None,
-    typer.Option("--cpu-factor", help="Scale of charged CPU time: emulated host over this one."),
+    typer.Option(
+        "--cpu-factor",
+        help="Scale of charged CPU time: emulated host over this one. Without it: measured, all the time.",
+    ),
 ]
 Latency = Annotated[
     str, typer.Option("--latency", help="Trained models (profile) or roofline only (roofline).")

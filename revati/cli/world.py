@@ -15,10 +15,10 @@ from revati import clock
 from revati.cli.environment import CPU_TIME_MODES, LATENCY_MODES, RunOptions, build_environment
 from revati.cli.errors import CliError
 from revati.clock import make_run_dir
+from revati.clock.pace import Pace
 from revati.cuda import refusal
 from revati.report.ops import OpsSummary, load_json, summarize_run_dir
 
-DEFAULT_CPU_FACTOR = 1.0
 FREE_EPOCH_S = 1_767_225_600.0  # 2026-01-01: `free` runs start at one date, so their results are identical
 _STATS_FILE = "clock-stats.json"
 
@@ -46,6 +46,12 @@ class WorldResult:
     def stuck(self) -> bool:
         """Whether the run was ended because every process waited and no deadline was left."""
         return bool(self.clock.get("stuck"))
+
+    @property
+    def cpu_factor(self) -> float | None:
+        """charged: what CPU time was multiplied with; the mean, where it followed the machine's pace."""
+        value = self.clock.get("cpu_factor", self.options.cpu_factor)
+        return round(float(value), 4) if value and self.options.cpu_time == "charged" else None
 
     @property
     def speed_up(self) -> float | None:
@@ -120,7 +126,8 @@ def run_world(
         exit_code = clock.launch(
             [executable, *command[1:]],
             cpu_time=options.cpu_time,
-            cpu_factor=DEFAULT_CPU_FACTOR if options.cpu_factor is None else options.cpu_factor,
+            cpu_factor=1.0 if options.cpu_factor is None else options.cpu_factor,
+            pace=Pace() if options.cpu_time == "charged" and options.cpu_factor is None else None,
             epoch=FREE_EPOCH_S if options.cpu_time == "free" else None,
             time_log=options.time_log,
             exit_when_stuck=options.exit_when_stuck,

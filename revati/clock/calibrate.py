@@ -59,14 +59,14 @@ class _Request:
     blocks: list[int]
 
 
-def work() -> int:
+def work(steps: int = _STEPS) -> int:
     """One pass of the workload: schedule, cache blocks, answer. Returns a checksum."""
     waiting = deque(_Request(f"cmpl-{n:08x}", list(range(n, n + 96)), 0, []) for n in range(64))
     running: list[_Request] = []
     free_blocks = deque(range(4096))
     cached: OrderedDict[int, int] = OrderedDict()
     checksum = 0
-    for step in range(_STEPS):
+    for step in range(steps):
         while waiting and len(running) < _RUNNING:
             running.append(waiting.popleft())
         scheduled: dict[str, int] = {}
@@ -103,16 +103,18 @@ def work() -> int:
 def calibrate(repeats: int = 41) -> Calibration:
     """Measure this machine; takes a second or two."""
     work()
-    times = []
-    for _ in range(repeats):
-        begin_s = time.thread_time()
-        work()
-        times.append(time.thread_time() - begin_s)
-    times.sort()
+    times = sorted(timed_work_s() for _ in range(repeats))
     quarter = len(times) // 4
     middle_s = median(times)
     spread = (times[-1 - quarter] - times[quarter]) / middle_s
     return Calibration(cpu_name(), platform.python_version(), round(middle_s, 6), round(spread, 4))
+
+
+def timed_work_s(steps: int = _STEPS) -> float:
+    """Thread CPU time of one pass, seconds."""
+    begin_s = time.thread_time()
+    work(steps)
+    return time.thread_time() - begin_s
 
 
 def cpu_name() -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from revati.clock.pace import Pace, PaceTeller
+
 CPU_TIME_MODES = ("charged", "free", "wall")
 
 
@@ -44,6 +46,7 @@ def timekeeper_argv(
     run_dir: str | os.PathLike[str],
     cpu_time: str = "charged",
     cpu_factor: float = 1.0,
+    pace_fd: int | None = None,
     epoch: float | None = None,
     time_log: str | os.PathLike[str] | None = None,
     exit_when_stuck: bool = False,
@@ -67,6 +70,8 @@ def timekeeper_argv(
         *("--cpu-time", cpu_time),
         *("--cpu-factor", repr(float(cpu_factor))),
     ]
+    if pace_fd is not None:
+        line += ["--pace-fd", str(pace_fd)]
     if epoch is not None:
         line += ["--epoch", repr(float(epoch))]
     if time_log is not None:
@@ -91,12 +96,14 @@ def launch(
     run_dir: str | os.PathLike[str] | None = None,
     remove_run_dir_if_killed: bool = False,
     extra: Sequence[str] = (),
+    pace: Pace | None = None,
     **options: Any,
 ) -> int:
     """Run ``argv`` and all its children in one virtual time and return the command's exit code.
 
     Signals are passed on to the command. The timekeeper writes one closing line to stderr and, where
     ``stats_file`` is given, statistics that :func:`revati.clock.stats.read_stats` reads.
+    With ``pace`` the factor of charged work is that of the pace and follows it.
     ``options`` are those of :func:`timekeeper_argv`; ``extra`` are further options of the timekeeper.
     When this process is killed the run ends too; with ``remove_run_dir_if_killed`` (always, where no
     ``run_dir`` is given) the timekeeper then removes the directory.
@@ -107,21 +114,26 @@ def launch(
     own_dir = run_dir is None
     folder = make_run_dir() if run_dir is None else Path(run_dir)
     own_options = ["--launcher", str(os.getpid())]
+    teller = None if pace is None else PaceTeller(pace)
+    if pace is not None and teller is not None:
+        options |= {"cpu_factor": pace.factor, "pace_fd": teller.read_fd}
     if own_dir or remove_run_dir_if_killed:
         own_options.append("--remove-run-dir")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "clock").unlink(missing_ok=True)
         line = timekeeper_argv(argv, run_dir=folder, extra=[*own_options, *extra], **options)
-        return _wait(line, dict(os.environ if env is None else env))
+        return _wait(line, dict(os.environ if env is None else env), teller)
     except OSError as error:
         raise ClockError(f"cannot start the run in {folder}: {error}") from error
     finally:
+        if teller is not None:
+            teller.stop()
         if own_dir:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(line: list[str], env: dict[str, str]) -> int:
+def _wait(line: list[str], env: dict[str, str], teller: PaceTeller | None) -> int:
     """Run the timekeeper, pass signals on, return its exit code."""
     forwarded = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     process: subprocess.Popen[bytes] | None = None
@@ -141,7 +153,9 @@ def _wait(line: list[str], env: dict[str, str]) -> int:
     except ValueError:  # not the main thread: signals are the caller's business
         main_thread = False
     try:
-        process = subprocess.Popen(line, env=env)
+        process = subprocess.Popen(line, env=env, pass_fds=() if teller is None else (teller.read_fd,))
+        if teller is not None:
+            teller.start()
         code = process.wait()
     finally:
         if main_thread:

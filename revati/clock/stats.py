@@ -33,6 +33,10 @@ class ClockStats:
     proc_reads: int
     slots: int
     timekeeper_cpu_s: float
+    cpu_factor: float
+    """charged: mean of the host factor; it follows the pace of the machine unless it was given."""
+    cpu_factor_least: float
+    cpu_factor_most: float
 
     @property
     def speedup(self) -> float:

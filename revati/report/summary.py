@@ -33,7 +33,7 @@ def run_block(result: WorldResult) -> dict[str, Any]:
         "gpus": options.gpus,
         "profile": {"gpu": options.gpu, "latency": options.latency},
         "cpu_time": options.cpu_time,
-        "cpu_factor": options.cpu_factor,
+        "cpu_factor": result.cpu_factor,
         "virtual_time_s": result.virtual_s,
         "predicted_time_by_family": [row.model_dump() for row in result.ops.families],
         "confidence_share": result.ops.confidence_share,
@@ -59,7 +59,8 @@ def print_run_summary(result: WorldResult, console: Console) -> None:
         time_line = f"virtual {result.virtual_s:.3f} s, " + time_line
     if result.speed_up is not None:
         time_line += f", {result.speed_up:.2f}x"
-    console.print(f"[bold]revati[/] {options.gpus} x {options.gpu}, cpu time {options.cpu_time}: {time_line}")
+    host = options.cpu_time if result.cpu_factor is None else f"{options.cpu_time} x {result.cpu_factor:.2f}"
+    console.print(f"[bold]revati[/] {options.gpus} x {options.gpu}, cpu time {host}: {time_line}")
     if result.stuck:
         console.print("[red]ended early: every process waited, and none had a deadline (a deadlock)[/]")
     if result.ops.families:

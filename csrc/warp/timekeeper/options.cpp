@@ -41,6 +41,8 @@ Options parse_options(int argc, char** argv) {
       o.mode = m->second;
     } else if (name == "--cpu-factor") {
       o.cpu_factor = number(name, value(), 1e-6);
+    } else if (name == "--pace-fd") {
+      o.pace_fd = int(number(name, value(), 0));
     } else if (name == "--epoch") {
       o.epoch = number(name, value(), 0);
       if (o.epoch > 4e9) fail("--epoch: got '" + std::string(argv[i]) + "', expected seconds since 1970 below 4e9");

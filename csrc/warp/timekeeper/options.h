@@ -10,6 +10,7 @@ namespace revati::warp {
 struct Options {
   Mode mode = kCharged;
   double cpu_factor = 1;
+  int pace_fd = -1;           // a pipe that tells further factors, one a line
   bool has_epoch = false;
   double epoch = 0;           // seconds since 1970 at virtual time 0
   std::string time_log, stats, shim, run_dir;

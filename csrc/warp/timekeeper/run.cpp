@@ -6,6 +6,7 @@
 
 #include "children.h"
 #include "log.h"
+#include "pace.h"
 #include "program.h"
 #include "waves.h"
 
@@ -79,7 +80,7 @@ static Page* make_page(const Options& o, const std::string& path) {
   page->serial = o.mode == kFreeTime && !o.parallel && !o.naive;
   page->spin_looks = o.spin_looks;
   page->timekeeper = uint32_t(getpid());
-  page->cpu_factor = o.cpu_factor;
+  for (auto& factor : page->cpu_factor) factor = float(o.cpu_factor);
   page->timer_slack = int64_t(o.timer_slack_us * 1000);
   page->wake_cost = int64_t(o.wake_cost_us * 1000);
   page->cold_share = o.cold_share;
@@ -110,6 +111,7 @@ struct Run {
   EventLog log;
   Remote remote;
   Waves waves;
+  Pace pace;
   pid_t command = 0;
   int status = 0;
   bool ended = false;
@@ -146,6 +148,7 @@ void Run::start_command() {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   prctl(PR_SET_TIMERSLACK, 0);
+  if (options.pace_fd >= 0) close(options.pace_fd);
   setpriority(PRIO_PROCESS, 0, nice);
   std::string page_path = options.run_dir + "/clock";
   const char* other = getenv("LD_PRELOAD");
@@ -268,18 +271,20 @@ int Run::finish() {
   double wall = double(real_now() - page->real_start) / 1e9, virtual_s = double(end_ns ? end_ns : waves.now()) / 1e9;
   int code = stuck_exit ? kStuck : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   const Counters& c = waves.counters;
+  pace.stop();
   if (FILE* f = options.stats.empty() ? nullptr : fopen(options.stats.c_str(), "we")) {
     fprintf(f,
             "{\"cpu_time\": \"%s\", \"virtual_s\": %.9f, \"wall_s\": %.6f, \"exit_code\": %d, \"stuck\": %s, "
             "\"jumps\": %llu, \"wakes\": %llu, \"turns\": %llu, \"forced_turns\": %llu, \"spin_looks\": %llu, "
             "\"checks\": %llu, \"busy\": %llu, \"vetoes\": %llu, \"deaths\": %llu, \"proc_reads\": %llu, "
-            "\"slots\": %u, \"timekeeper_cpu_s\": %.6f}\n",
+            "\"slots\": %u, \"timekeeper_cpu_s\": %.6f, \"cpu_factor\": %.6f, \"cpu_factor_least\": %.6f, "
+            "\"cpu_factor_most\": %.6f}\n",
             options.mode == kFreeTime ? "free" : options.mode == kCharged ? "charged" : "wall", virtual_s, wall, code,
             told_stuck ? "true" : "false", (unsigned long long)c.jumps, (unsigned long long)c.wakes,
             (unsigned long long)c.turns, (unsigned long long)c.forced_turns, (unsigned long long)c.spins,
             (unsigned long long)c.checks, (unsigned long long)c.busy, (unsigned long long)c.vetoes,
             (unsigned long long)c.deaths, (unsigned long long)waves.oracle_reads(), page->high.load(),
-            double(clock_ns(CLOCK_PROCESS_CPUTIME_ID)) / 1e9);
+            double(clock_ns(CLOCK_PROCESS_CPUTIME_ID)) / 1e9, pace.mean, pace.least, pace.most);
     fclose(f);
   }
   if (!options.quiet)
@@ -309,6 +314,7 @@ int run(const Options& options) {
   r.nice = getpriority(PRIO_PROCESS, 0);
   setpriority(PRIO_PROCESS, 0, r.nice - 10);  // helps where it is allowed
   r.start_command();
+  r.pace.start(the_page, options.cpu_factor, options.pace_fd);  // no second thread before the fork
   r.remote.run_in_background();
   while (!r.ended && !r.stuck_exit) {
     r.step();

@@ -340,7 +340,7 @@ void Waves::tick() {
       if (state_of(w) != kRun || !s.tid || !s.cpu || s.paused) continue;
       int64_t base = s.base, cpu = s.cpu, used = oracle_.cpu_ns(i, s.pid, s.tid);
       if (used < cpu || s.word != w || s.paused || s.base != base || s.cpu != cpu) continue;  // not a pair any more
-      int64_t local = base + int64_t(double(used - cpu) * page_->cpu_factor), old = page_->now;
+      int64_t local = base + int64_t(double(used - cpu) * s.factor), old = page_->now;
       while (old < local && !page_->now.compare_exchange_weak(old, local)) {}
     }
   }
