@@ -210,6 +210,34 @@ def shape_results(
     return results
 
 
+def step_results(gpu: str, own: pd.DataFrame, note: Callable[[str], None]) -> list[Result]:
+    """Rows inside a step of 256, by the line between its measured ends, as `families.gemm` prices them.
+
+    Only the step from 129 rows on was measured inside (160, 161, 192, 193, 224, 225). Products too small to
+    fill the card are left out: n below 2048 or k below 1024.
+    """
+    rows = own[(own["family"] == "gemm") & (own["batch"] == 1) & (own["pooled"] == 0)]
+    rows = rows[(rows["n"] >= 2048) & (rows["k"] >= 1024)]
+    results = []
+    for kind, table in rows.groupby("kind", sort=True):
+        mean = training.mean_latency(table, ["m", "n", "k"])
+        ends = {m: mean[mean["m"] == m].set_index(["n", "k"])["latency_ns"] for m in (129, 256)}
+        inside = mean[mean["m"].isin((160, 161, 192, 193, 224, 225))].copy()
+        keys = list(zip(inside["n"], inside["k"], strict=True))
+        lower, upper = (ends[m].reindex(keys).to_numpy(dtype=float) for m in (129, 256))
+        ours = lower + (upper - lower) * (inside["m"].to_numpy(dtype=float) - 129) / (256 - 129)
+        known = np.isfinite(ours)
+        if not known.any():
+            continue
+        note(f"{gpu}: gemm steps {kind}")
+        spec = load_spec(gpu)
+        inside, ours = inside[known], ours[known]
+        sizes = zip(*(inside[name].astype(int) for name in ("m", "n", "k")), strict=True)
+        roof = np.array([roofline_ns(gemm_work(m, n, k, str(kind)), spec) for m, n, k in sizes])
+        results.append(_result(f"gemm steps {kind}", "inside 129 to 256 rows", inside, ours, roof))
+    return results
+
+
 def collective_results(gpu: str, own: pd.DataFrame, note: Callable[[str], None]) -> list[Result]:
     """All-reduce by every third size of each table."""
     rows = own[own["family"] == "collective"]
@@ -339,6 +367,8 @@ def all_results(
         return not only or family.startswith(tuple(only))
 
     results = shape_results(gpu, own, other, pool_shapes, note, theirs, wanted)
+    if wanted("gemm steps"):
+        results += step_results(gpu, own, note)
     if wanted("all-reduce"):
         results += collective_results(gpu, own, note)
     if wanted("experts"):
