@@ -1,7 +1,7 @@
 """Large models over many virtual GPUs on this machine: do they serve, and in how much memory?
 
-`python -m benchmarks.parallel [SETUP...]` serves 200 requests with each setup by `revati bench vllm` and prints
-the largest memory of all processes of the run together. Memory is PSS: pages that several processes share count
+`python -m benchmarks.parallel [SETUP...]` serves 200 requests with each setup by `revati bench vllm` and
+prints the largest memory of all processes of the run together. Memory is PSS: pages that several share count
 once. Every rank has its process; `--fold-ranks` gives one process to all tensor-parallel ranks.
 """
 

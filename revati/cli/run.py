@@ -14,6 +14,7 @@ from rich.console import Console
 from revati.cli import options
 from revati.cli.environment import RunOptions
 from revati.cli.errors import CliError
+from revati.cli.preflight import check_command
 from revati.cli.world import check_options, make_run_dir, remove_run_dir, run_world
 
 
@@ -62,6 +63,7 @@ def run(
     )
     check_options(run_options)
     options.check_output("--report", report)
+    check_command(command, gpus)
     return _run_and_report(command, run_options, report, keep_run_dir)
 
 

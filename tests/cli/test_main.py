@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from revati.cli.main import run_main
+
+SERVE = ["run", "--gpu", "h100_sxm", "--", "vllm", "serve", "some/model"]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,8 @@ from revati.cli.main import run_main
         (["run", "--gpu", "h100_sxm", "--model-configs", "/no/such/folder", "--", "true"], "no such folder"),
         (["run", "--gpu", "h100_sxm", "--grace", "-1", "--", "true"], "--grace"),
         (["run", "--gpu", "h100_sxm", "--grace", "soon", "--", "true"], "--grace"),
+        ([*SERVE, "-tp", "2", "--pipeline-parallel-size=2"], "needs 4 GPUs, and there is 1; run with"),
+        ([*SERVE, "--data_parallel_size", "3"], "--data-parallel-size 3 needs 3 GPUs"),
         (["run", "--no-such-option", "--", "true"], "--no-such-option"),
         (["models", "path", "nobody/nothing"], "unknown model"),
         (["no-such-command"], "no-such-command"),
@@ -46,6 +51,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     printed = capfd.readouterr().err
     assert expected in printed
     assert printed.startswith("revati: ") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_server_on_a_taken_port_is_refused(given: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0 if given else 8000))
+        other.listen()
+        port = other.getsockname()[1]
+        assert run_main([*SERVE, *(["--host", "127.0.0.1", f"--port={port}"] if given else [])]) == 2
+    assert f"port {port} on " in capfd.readouterr().err
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
