@@ -7,6 +7,9 @@ import pytest
 from conftest import flash, mm, record, tensor
 
 from revati.latency import Predictor, ProfileError, StrictError
+from revati.latency.families.gemm import step_ends
+from revati.latency.ops.comm import collective_work
+from revati.latency.ops.gemm import gemm_work
 from revati.latency.store import _load, load_profile
 from revati.spec import UnknownGpuError, list_gpus, profiles_dir
 
@@ -173,3 +176,42 @@ def test_shipped_profiles_are_complete_small_and_hashed():
         assert not any(source["file"][0] == "/" for source in profile.provenance["sources"])
         json.dumps(profile.provenance)
     assert total < 40e6
+
+
+def test_rows_between_the_ends_of_a_step_cost_between_them(h100):
+    def fp8_ns(rows):
+        return h100.predict_work(gemm_work(rows, 8192, 7168, "fp8")).duration_ns
+
+    lower, upper = fp8_ns(769), fp8_ns(1024)
+    assert lower > 1.2 * upper, "a Hopper fp8 kernel is slow on tiles that are nearly empty"
+    for rows in (800, 896, 897, 922, 1000, 1023):
+        line = lower + (rows - 769) / (1024 - 769) * (upper - lower)
+        assert fp8_ns(rows) == pytest.approx(line, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "measured", "expected"),
+    [
+        (922, {513, 768, 769, 1024, 1025}, (769, 1024)),
+        (5000, {513, 768, 769, 1024, 1025}, (4865, 5120)),
+        (769, {513, 768, 769, 1024}, (769, 769)),
+        (200, {129, 256, 513}, (200, 200)),
+        (922, {512, 1024, 2048}, (922, 922)),
+        (922, {513, 768, 769, 800, 1024}, (922, 922)),
+    ],
+    ids=["inside", "beyond the table", "an end", "small", "no such table", "measured inside"],
+)
+def test_ends_of_a_step(rows, measured, expected):
+    assert step_ends(rows, frozenset(measured)) == expected
+
+
+def test_symmetric_memory_is_priced_by_its_own_line_where_the_spec_has_one(h100):
+    def ns(implementation, ranks=4, mib=14):
+        return h100.predict_work(
+            collective_work("allreduce", mib * 2**20, ranks, "bfloat16", implementation)
+        ).duration_ns
+
+    line = h100.spec.symm_mem_all_reduce[4]
+    assert ns("symm_mem") == pytest.approx(line.base_ns + 14 * 2**20 / line.bytes_per_s * 1e9)
+    assert ns("symm_mem") < ns("nccl")
+    assert ns("symm_mem", ranks=6) == ns("nccl", ranks=6), "no line for six ranks"
