@@ -32,15 +32,15 @@ class Setup:
     gpu: str
     model: str
     gpus: int
-    expert_parallel: bool = False
+    flags: tuple[str, ...] = ()
 
 
 SETUPS = {
-    "70b-tp1": Setup("b200_sxm", _LLAMA, 1),  # 141 GB of weights: more than one H100 holds
+    "70b-tp1": Setup("h200_sxm", _LLAMA, 1, ("--gpu-memory-utilization", "0.98")),  # 141 GB of weights
     "70b-tp2": Setup("h100_sxm", _LLAMA, 2),
     "70b-tp4": Setup("h100_sxm", _LLAMA, 4),
     "70b-tp8": Setup("h100_sxm", _LLAMA, 8),
-    "235b-ep8": Setup("h100_sxm", _QWEN, 8, expert_parallel=True),
+    "235b-ep8": Setup("h100_sxm", _QWEN, 8, ("--enable-expert-parallel",)),
 }
 
 
@@ -99,10 +99,10 @@ class Memory:
 
 
 def serve(name: str, setup: Setup, arguments: argparse.Namespace) -> Served:
-    """Run one setup; raises SystemExit with the run's last lines if it fails."""
+    """Run one setup; raises RuntimeError with the run's last lines if it fails."""
     words = [sys.executable, "-m", "revati.cli.main", "bench", "vllm", "--gpu", setup.gpu]
     words += ["--model", setup.model, "--tensor-parallel-size", str(setup.gpus), "--max-model-len", "4096"]
-    words += ["--enable-expert-parallel"] if setup.expert_parallel else []
+    words += setup.flags
     words += ["--fold-ranks"] if arguments.fold_ranks else []
     words += ["--dataset-name", "random", "--random-input-len", "256"]
     words += ["--random-output-len", str(arguments.output_tokens), "--num-prompts", str(arguments.requests)]
@@ -115,7 +115,7 @@ def serve(name: str, setup: Setup, arguments: argparse.Namespace) -> Served:
             code = process.wait()
             memory.stop()
         if code != 0:
-            raise SystemExit(f"{name}: ended with code {code}:\n{log.read_text()[-2000:]}")
+            raise RuntimeError(f"{name}: ended with code {code}:\n{log.read_text()[-2000:]}")
         found = json.loads(result.read_text())
     return Served(
         name, found["completed"], memory.processes, memory.peak_bytes, memory.largest_bytes,
@@ -150,11 +150,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown setup {unknown[0]!r}; known: {', '.join(SETUPS)}")
     rows: list[Served] = []
+    failed = 0
     console = Console(highlight=False, width=120)
     for name in arguments.setups or SETUPS:
-        rows.append(serve(name, SETUPS[name], arguments))
+        try:
+            rows.append(serve(name, SETUPS[name], arguments))
+        except RuntimeError as error:
+            failed += 1
+            print(error, file=sys.stderr)
+            continue
         console.print(table_of(rows))
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
