@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ METRICS = "metrics.txt"
 CLIENT_LOG = "client.log"
 _VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
 _CLIENT = (sys.executable, "-m", "revati.bench.client")
+PARALLEL_SIZES = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 _GRACE_S = 30  # so that workers end by themselves and write their reports; vLLM would kill them at once
 
 @dataclass(frozen=True)
@@ -74,9 +75,14 @@ def _checked_port(host: str, text: str) -> int:
 
 def gpus_needed(flags: SortedFlags) -> int:
     """Tensor x pipeline x data parallel size of the engine flags."""
+    return gpus_of_sizes(flags.value)
+
+
+def gpus_of_sizes(value: Callable[[str], str | None]) -> int:
+    """The same of any command line: `value` gives a flag's value by its long name."""
     product = 1
-    for name in ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"):
-        text = flags.value(name)
+    for name in PARALLEL_SIZES:
+        text = value(name)
         if text is None:
             continue
         if not text.isdigit() or int(text) < 1:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from revati.bench.plan import port_is_free
+from revati.bench.flags import FlagError
+from revati.bench.plan import PARALLEL_SIZES, gpus_of_sizes, port_is_free
 from revati.cli.errors import CliError
 
-_PARALLEL = (
-    ("--tensor-parallel-size", "-tp"),
-    ("--pipeline-parallel-size", "-pp"),
-    ("--data-parallel-size", "-dp"),
-)
+_SHORT = dict(zip(PARALLEL_SIZES, ("-tp", "-pp", "-dp"), strict=True))
 _DEFAULT_PORT = 8000
 
 
@@ -21,15 +18,15 @@ def check_command(command: Sequence[str], gpus: int) -> None:
     words = list(command)
     if len(words) < 2 or Path(words[0]).name != "vllm" or words[1] != "serve":
         return
-    needed, asked = 1, []
-    for long, short in _PARALLEL:
-        value = _value(words, long, short)
-        if value is not None and value.isdigit():
-            needed *= max(1, int(value))
-            asked.append(f"{long} {value}")
+    sizes = {long: _value(words, long, short) for long, short in _SHORT.items()}
+    try:
+        needed = gpus_of_sizes(sizes.get)
+    except FlagError:
+        return  # vLLM says what is wrong with it
     if needed > gpus and _value(words, "--nnodes", "-n") is None:
+        asked = " ".join(f"{name} {size}" for name, size in sizes.items() if size is not None)
         raise CliError(
-            f"{' '.join(asked)} needs {needed} GPUs, and there {'is' if gpus == 1 else 'are'} {gpus}; "
+            f"{asked} needs {needed} GPUs, and there {'is' if gpus == 1 else 'are'} {gpus}; "
             f"run with --gpus {needed}"
         )
     if _value(words, "--uds") is not None:

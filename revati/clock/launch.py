@@ -114,8 +114,9 @@ def launch(
     own_dir = run_dir is None
     folder = make_run_dir() if run_dir is None else Path(run_dir)
     own_options = ["--launcher", str(os.getpid())]
-    teller = None if pace is None else PaceTeller(pace)
-    if pace is not None and teller is not None:
+    teller = None
+    if pace is not None:
+        teller = PaceTeller(pace)
         options |= {"cpu_factor": pace.factor, "pace_fd": teller.read_fd}
     if own_dir or remove_run_dir_if_killed:
         own_options.append("--remove-run-dir")

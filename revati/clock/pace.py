@@ -39,28 +39,25 @@ class Pace:
         self.reference_s = reference.work_s * median(short / full for short, full in pairs)
         processors = sorted(os.sched_getaffinity(0))
         step = -(-len(processors) // _MOST_PROCESSORS)
-        self._last = {cpu: deque[float](maxlen=_KEPT) for cpu in processors[::step]}
-        self._stands_for = {cpu: processors[i : i + step] for i, cpu in zip(
-            range(0, len(processors), step), self._last, strict=True)}  # fmt: skip
-        self._turn = cycle(self._last)
+        groups = [processors[i : i + step] for i in range(0, len(processors), step)]
         first = median(short for short, _ in pairs)
-        for times in self._last.values():
-            times.append(first)
+        self._last = [deque([first], maxlen=_KEPT) for _ in groups]
+        self._turn = cycle(zip(groups, self._last, strict=True))
 
     @property
     def factor(self) -> float:
         """Host CPU time on the reference machine over that on this one, now: mean over the processors."""
-        return fmean(self.reference_s / median(times) for times in self._last.values())
+        return fmean(self.reference_s / median(times) for times in self._last)
 
     def look(self) -> tuple[list[int], float]:
         """Measure once more, on the next processor: (processors, their factor now).
 
         Binds the calling thread to that processor, and takes 5 to 10 ms of it.
         """
-        cpu = next(self._turn)
-        os.sched_setaffinity(0, {cpu})
-        self._last[cpu].append(_short_s())
-        return self._stands_for[cpu], self.reference_s / median(self._last[cpu])
+        processors, times = next(self._turn)
+        os.sched_setaffinity(0, {processors[0]})
+        times.append(_short_s())
+        return processors, self.reference_s / median(times)
 
 
 class PaceTeller:
@@ -93,5 +90,5 @@ class PaceTeller:
                 processors, factor = self._pace.look()
                 lines = "".join(f"{cpu} {factor:.6f}\n" for cpu in processors)
                 os.write(self._write_fd, lines.encode())
-            except OSError:  # nobody reads any more
+            except OSError:  # nobody reads any more, or the processor was taken away
                 return

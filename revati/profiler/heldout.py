@@ -222,7 +222,7 @@ def step_results(gpu: str, own: pd.DataFrame, note: Callable[[str], None]) -> li
     for kind, table in rows.groupby("kind", sort=True):
         mean = training.mean_latency(table, ["m", "n", "k"])
         ends = {m: mean[mean["m"] == m].set_index(["n", "k"])["latency_ns"] for m in (129, 256)}
-        inside = mean[mean["m"].isin((160, 161, 192, 193, 224, 225))].copy()
+        inside = mean[mean["m"].isin((160, 161, 192, 193, 224, 225))]
         keys = list(zip(inside["n"], inside["k"], strict=True))
         lower, upper = (ends[m].reindex(keys).to_numpy(dtype=float) for m in (129, 256))
         ours = lower + (upper - lower) * (inside["m"].to_numpy(dtype=float) - 129) / (256 - 129)

@@ -32,26 +32,21 @@ _ATTENTION = ("batch_prefill", "batch_decode", "single_prefill", "single_decode"
 
 def patch_jit(module: ModuleType) -> None:
     """`flashinfer.jit.core`: attention kernels are refused, not compiled for minutes and then of no use."""
-    for owner in vars(module).values():
-        if isinstance(owner, type) and owner.__module__ == module.__name__ and "build" in vars(owner):
-            _refuse_attention(owner)
-
-
-def _refuse_attention(owner: type) -> None:
-    real = owner.build  # type: ignore[attr-defined]
+    real = module.JitSpecNvcc.build
 
     def build(self: Any, *args: Any, **kwargs: Any) -> Any:
-        name = str(getattr(self, "name", ""))
-        if name.startswith(_ATTENTION):
+        if self.name.startswith(_ATTENTION):
             text = (
                 "FlashInfer's attention, which vLLM has chosen, has no rule on a virtual GPU; "
                 "run with --attention-backend TRITON_ATTN"
             )
             refusal.note(text)
-            raise RuntimeError(f"revati: {text} (kernel {name[:40]})")
+            raise RuntimeError(f"revati: {text} (kernel {self.name[:40]})")
         return real(self, *args, **kwargs)
 
-    ledger.replace(owner, "build", build, why="its attention kernels have no rule", until="they have one")
+    ledger.replace(
+        module.JitSpecNvcc, "build", build, why="its attention kernels have no rule", until="they have one"
+    )
 
 
 PATCHES = {"flashinfer.concat_ops": patch_concat, "flashinfer.jit.core": patch_jit}
