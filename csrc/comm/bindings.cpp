@@ -22,7 +22,7 @@ Reduce reduce_named(const std::string& name) {
 
 const char* kept(const std::string& name) {  // implementation names: a handful, kept for good
   static std::mutex mutex;
-  static std::map<std::string, std::unique_ptr<std::string>> names;
+  static auto& names = *new std::map<std::string, std::unique_ptr<std::string>>;
   std::lock_guard lock(mutex);
   auto& n = names[name];
   if (!n) n = std::make_unique<std::string>(name);

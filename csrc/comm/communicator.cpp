@@ -122,7 +122,7 @@ Communicator& Communicator::channel(int peer, bool sending) {
 }
 
 Communicator::Launched Communicator::launch(Call call, int device, int64_t stream) {
-  static const std::vector<std::string> names{"tensor", "world_size", "reduce_op", "implementation"};
+  static const auto& names = *new std::vector<std::string>{"tensor", "world_size", "reduce_op", "implementation"};
   Timeline& timeline = Timeline::get();
   {
     std::lock_guard lock(mutex_);

@@ -209,8 +209,8 @@ struct RevatiHooks final : Hooks<at::PrivateUse1HooksInterface, c10::DeviceType:
 
 template <c10::DeviceType T>
 void install_as() {
-  static Guard<T> guard;
-  static Allocator<T> allocator;
+  static auto& guard = *new Guard<T>;  // never destroyed: tensors may outlive static destructors
+  static auto& allocator = *new Allocator<T>;
   the_type = T;
   c10::impl::DeviceGuardImplRegistrar registrar(T, &guard);
   c10::SetAllocator(T, &allocator, 1);
@@ -248,7 +248,7 @@ void install(bool as_cuda) {
     });
     install_as<c10::DeviceType::CUDA>();
   } else {
-    static RevatiHooks hooks;
+    static auto& hooks = *new RevatiHooks;
     at::RegisterPrivateUse1HooksInterface(&hooks);
     install_as<c10::DeviceType::PrivateUse1>();
   }

@@ -22,8 +22,9 @@ namespace revati {
 namespace {
 
 // ------------------------------------------------------------------ the cache: all calls ever seen
-std::mutex cache_mutex;
-ska::flat_hash_map<Signature, std::unique_ptr<PricedOp>, SignatureHash> cache;
+// Never destroyed: threads of autograd and of compilers may still launch while the process exits.
+auto& cache_mutex = *new std::mutex;
+auto& cache = *new ska::flat_hash_map<Signature, std::unique_ptr<PricedOp>, SignatureHash>;
 std::atomic<int64_t> hits{0}, misses{0};
 
 struct Recent {  // of this thread, so that a hit takes no lock; entries of `cache` are never dropped

@@ -50,7 +50,7 @@ c10::DispatchKeySet keys() {
 void wait_current(int device) { Timeline::get().synchronize_stream(device, Timeline::get().current(device)); }
 
 void note_copy(const char* name, const at::Tensor& dst, const at::Tensor& src, int device) {
-  static const std::vector<std::string> names{"dst", "src"};
+  static const auto& names = *new std::vector<std::string>{"dst", "src"};
   launch_named(name, names, {dst, src}, device);
 }
 

@@ -18,9 +18,10 @@
 namespace revati {
 namespace {
 
-std::mutex mutex;
-ska::flat_hash_map<const c10::FunctionSchema*, std::unique_ptr<OpInfo>> infos;
-std::vector<std::unique_ptr<OpInfo>> retired;  // prices and graphs may still point at them
+// Never destroyed: at exit torch deregisters its ops, and tells Forget, after the statics of this library are gone.
+auto& mutex = *new std::mutex;
+auto& infos = *new ska::flat_hash_map<const c10::FunctionSchema*, std::unique_ptr<OpInfo>>;
+auto& retired = *new std::vector<std::unique_ptr<OpInfo>>;  // prices and graphs may still point at them
 std::atomic<uint64_t> generation{1};
 
 /// A schema dies with its library, and its address may come back as another op's: forget what was read off it.
@@ -105,7 +106,7 @@ const OpInfo& info_of(const c10::OperatorHandle& op) {
 }
 
 const OpInfo& info_of(const std::string& name, const std::vector<std::string>& arg_names) {
-  static std::unordered_map<std::string, std::unique_ptr<OpInfo>> infos;
+  static auto& infos = *new std::unordered_map<std::string, std::unique_ptr<OpInfo>>;
   {
     std::lock_guard lock(mutex);
     auto it = infos.find(name);
