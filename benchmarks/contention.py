@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contention", description=__doc__)
     parser.add_argument("--cpu-time", default="free,charged")
     parser.add_argument("--hogs", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3, help="charged: runs of each side")
+    parser.add_argument("--repeats", type=int, default=6, help="charged: runs of each side")
     parser.add_argument("--limit", type=float, default=0.02, help="charged: largest relative difference")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(given[:at])
