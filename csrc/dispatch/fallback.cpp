@@ -22,8 +22,8 @@ namespace revati {
 namespace {
 
 // ------------------------------------------------------------------ the cache: all calls ever seen
+std::mutex cache_mutex;
 // Never destroyed: threads of autograd and of compilers may still launch while the process exits.
-auto& cache_mutex = *new std::mutex;
 auto& cache = *new ska::flat_hash_map<Signature, std::unique_ptr<PricedOp>, SignatureHash>;
 std::atomic<int64_t> hits{0}, misses{0};
 

@@ -18,8 +18,8 @@
 namespace revati {
 namespace {
 
+std::mutex mutex;
 // Never destroyed: at exit torch deregisters its ops, and tells Forget, after the statics of this library are gone.
-auto& mutex = *new std::mutex;
 auto& infos = *new ska::flat_hash_map<const c10::FunctionSchema*, std::unique_ptr<OpInfo>>;
 auto& retired = *new std::vector<std::unique_ptr<OpInfo>>;  // prices and graphs may still point at them
 std::atomic<uint64_t> generation{1};
