@@ -15,6 +15,7 @@ namespace revati::warp {
 static void raise_now(int64_t v) {
   int64_t old = page->now.load();
   while (old < v && !page->now.compare_exchange_weak(old, v)) {}
+  if (old < v && page->mode == kCharged) note_past(page, v);
 }
 
 static int64_t wall() {
@@ -33,11 +34,12 @@ static int64_t charged() {
   return s->base.load(std::memory_order_relaxed) + int64_t(work);
 }
 
-void start_charging() {
+void start_charging() { start_charging(page->now.load()); }
+void start_charging(int64_t base) {
   if (page->mode != kCharged) return;
   int64_t cpu = thread_cpu();
   Slot* s = self.slot;
-  s->base = page->now.load();
+  s->base = base;
   s->cpu = cpu;
   s->factor = page->cpu_factor[size_t(own_processor()) % kProcessors].load(std::memory_order_relaxed);
   self.cold = 0;

@@ -72,6 +72,15 @@ struct alignas(128) Slot {
   std::atomic<int32_t> target;     // timers: descriptor, or minus the signal number
 };
 
+// Page::now as it was a short real time ago: what the clock said when a thread was woken that then had to wait for a
+// processor.
+struct Past {
+  std::atomic<uint64_t> ticks;  // of the processor's counter, just after `now` was reached
+  std::atomic<int64_t> now;
+};
+constexpr uint32_t kPasts = 2048;
+constexpr int64_t kPastStep = 10'000;  // ns of virtual time between two entries
+
 constexpr size_t kProcessors = 1024;  // further ones share an entry
 
 struct Page {
@@ -100,6 +109,9 @@ struct Page {
   std::atomic<uint64_t> sends;                  // grows with every operation that may wake somebody
   std::atomic<uint64_t> signals;                // of these, signals: they end waits of every kind
   std::atomic<uint32_t> word_sends[kWordGroups];  // of these, wake-ups on the words of a group
+  alignas(128) std::atomic<int64_t> past_now;   // of the newest entry
+  std::atomic<uint32_t> past_next;
+  Past past[kPasts];
   alignas(128) std::atomic<uint32_t> high;      // slots [0, high) were ever used
   alignas(128) Slot slot[kMaxSlots];
 };
@@ -107,6 +119,15 @@ struct Page {
 constexpr uint64_t pack(uint64_t generation, State s) { return generation << 8 | s; }
 constexpr State state_of(uint64_t word) { return State(word & 0xff); }
 constexpr uint64_t generation_of(uint64_t word) { return word >> 8; }
+
+// Notes that the clock has reached `v`. By whoever has moved it.
+inline void note_past(Page* page, int64_t v) {
+  int64_t last = page->past_now.load(std::memory_order_relaxed);
+  if (v < last + kPastStep || !page->past_now.compare_exchange_strong(last, v)) return;
+  Past& past = page->past[page->past_next.fetch_add(1) % kPasts];
+  past.ticks = __builtin_ia32_rdtsc();
+  past.now = v;
+}
 
 // The half of the word that futexes compare (little endian: the low one).
 inline uint32_t* futex_of(Slot* s) { return reinterpret_cast<uint32_t*>(&s->word); }

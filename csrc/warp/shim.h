@@ -55,6 +55,14 @@ inline void futex_wake(void* word, int n, int flag = 0) { sys(SYS_futex, long(wo
 int64_t thread_cpu();     // cputime.cpp: ns
 int32_t own_processor();  // -1: not known
 
+// delay.cpp: how long this thread was runnable and waited for a processor
+struct Delay {
+  int64_t ns;      // in its whole life
+  uint64_t turns;  // that it was given
+};
+Delay thread_delay();               // turns 0: not known
+int64_t now_before(int64_t delay_ns);  // what the clock said so long ago in real time; not less than was true
+
 // What one thread knows about itself.
 struct Self {
   Slot* slot;
@@ -63,6 +71,7 @@ struct Self {
   int64_t pending;     // modelled host work that has not been realised yet
   int64_t paused_cpu;  // thread CPU time when Revati's own work began
   int64_t wait_began;  // charged
+  Delay delay;         // charged: at the beginning of the wait
   int64_t cold;        // charged: this much CPU time from the last wake runs on cold caches
   uint32_t pauses;
   uint32_t reads;      // clock reads since the last wait
@@ -126,6 +135,7 @@ void publish();                                       // before anything another
 void publish_send();
 void publish_signal();
 void publish_word_send(const void* word, bool is_shared);
+void start_charging(int64_t base);
 void start_charging();                                // this thread begins a stretch of work at the clock's time
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 

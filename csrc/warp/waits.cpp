@@ -4,6 +4,7 @@
 // and the timekeeper gives it its turn once nobody else runs, in an order that is the same in every run.
 #include "shim.h"
 
+#include <algorithm>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,8 @@ void enter_wait(int64_t deadline, Kind kind, Call call) {
   if (kind == kSpin) s->round = self.spin.round;
   s->word.store(pack(generation_of(s->word.load(std::memory_order_relaxed)) + 1, kWait));
   stopped_running();
+  // Last: what the thread waits for a processor before it sleeps must not count.
+  self.delay = page->mode == kCharged && kind != kSlotOnly && kind != kSpin ? thread_delay() : Delay{};
 }
 
 // A process whose timekeeper was killed would sleep for ever.
@@ -70,6 +73,20 @@ static void wait_turn() {
   while (!fired()) sleep_on_slot();
 }
 
+// The clock when the wait ended. The thread may have waited for a processor since, and others worked on meanwhile.
+static int64_t ended_at(bool by_itself) {
+  int64_t now = page->now.load();
+  if (page->mode != kCharged) return now;
+  int64_t end = now;
+  if (!by_itself) {
+    end = self.slot->deadline.load(std::memory_order_relaxed);
+  } else if (self.delay.turns) {
+    Delay delay = thread_delay();
+    if (delay.turns > self.delay.turns) end = now_before(delay.ns - self.delay.ns);
+  }
+  return std::clamp(end, self.wait_began, now);
+}
+
 bool leave_wait() {
   Slot* s = self.slot;
   uint64_t w = s->word.load();
@@ -80,7 +97,7 @@ bool leave_wait() {
   uint64_t last = s->word.load();
   if (state_of(last) == kFired) s->word.store(pack(generation_of(last) + 1, kRun));
   if (s->kind.load(std::memory_order_relaxed) != kSpin) page->activity++;
-  start_charging();
+  start_charging(s->kind.load(std::memory_order_relaxed) == kSpin ? page->now.load() : ended_at(by_itself));
   if (page->mode == kCharged) charge_wake(!by_itself);
   self.reads = 0;
   return !by_itself;

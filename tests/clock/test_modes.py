@@ -48,6 +48,23 @@ print(json.dumps({"alone": alone, "forked": json.loads(os.read(r, 100)), "slept"
     assert abs(v["slept"]) < 5e-3
 
 
+def test_a_woken_thread_without_a_processor_works_from_when_it_was_woken(virtual):
+    """Both compute at once in reality; here the child gets the only processor when the parent is done."""
+    v = virtual(WORK + """
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+r, w = os.pipe()
+if os.fork() == 0: os.read(r, 1); burn(0.1); os._exit(0)
+time.sleep(0.01)
+try: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+except PermissionError: may = False
+else: may = True
+os.write(w, b"x"); burn(0.1); os.wait()
+print(json.dumps({"took": time.monotonic() - t, "may": may}))""", "charged").values()
+    if not v["may"]:
+        pytest.skip("needs the right to a real-time priority")
+    assert 0.11 <= v["took"] < 0.16
+
+
 def test_the_host_factor_scales_charged_work(virtual):
     got = virtual(WORK + "burn(0.1)" + SAY, "charged", "--cpu-factor", "3").values()["took"]
     assert got == pytest.approx(0.3, abs=0.05)

@@ -299,6 +299,7 @@ void Waves::jump_to(int64_t deadline) {
   }
   if (page_->mode == kWall) page_->skipped += deadline - from;
   page_->now = deadline;
+  if (page_->mode == kCharged) note_past(page_, deadline);
   counters.jumps++;
   if (log_) log_->jump(from, deadline);
 }
@@ -342,6 +343,7 @@ void Waves::tick() {
       if (used < cpu || s.word != w || s.paused || s.base != base || s.cpu != cpu) continue;  // not a pair any more
       int64_t local = base + int64_t(double(used - cpu) * s.factor), old = page_->now;
       while (old < local && !page_->now.compare_exchange_weak(old, local)) {}
+      if (old < local) note_past(page_, local);
     }
   }
   int64_t v = now();

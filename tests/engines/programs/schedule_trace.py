@@ -26,7 +26,7 @@ from benchmarks.floor_worker import FloorWorker
 
 _MODULE = "tests.engines.programs.schedule_trace"  # `__main__` here, another name in the engine's process
 _SCHEDULE, _TIMES = "REVATI_TEST_SCHEDULE", "REVATI_TEST_TIMES"
-PREFIXES, REQUESTS, BLOCKS = 4, 90, 160
+PREFIXES, REQUESTS, BLOCKS = 4, 45, 160
 GAP_S = 0.0041337
 
 

@@ -1,0 +1,40 @@
+// delay.cpp: the clock at the moment a thread was woken.
+//
+// On a crowded machine a woken thread waits for a processor while others, its waker among them, work on. It works from
+// the time at which it was woken, or their work would count as if it had waited for it.
+#include "shim.h"
+
+#include <fcntl.h>
+
+namespace revati::warp {
+
+Delay thread_delay() {
+  char text[96];
+  int fd = int(sys(SYS_openat, AT_FDCWD, long("/proc/thread-self/schedstat"), O_RDONLY | O_CLOEXEC));
+  if (fd < 0) return {};
+  long n = sys(SYS_read, fd, long(text), sizeof text - 1);
+  sys(SYS_close, fd);
+  if (n <= 0) return {};
+  uint64_t field[3] = {};
+  int at = 0;
+  for (long i = 0; i < n && at < 3; i++) {
+    if (text[i] >= '0' && text[i] <= '9') field[at] = 10 * field[at] + uint64_t(text[i] - '0');
+    else at++;
+  }
+  return {int64_t(field[1]), field[2]};
+}
+
+int64_t now_before(int64_t delay_ns) {
+  int64_t now = page->now.load();
+  if (delay_ns <= 0 || page->ns_per_tick <= 0) return now;
+  uint64_t woken = __builtin_ia32_rdtsc() - uint64_t(double(delay_ns) / page->ns_per_tick);
+  uint32_t next = page->past_next.load();
+  for (uint32_t i = 1; i <= kPasts && i <= next; i++) {
+    const Past& past = page->past[(next - i) % kPasts];
+    if (past.ticks.load() > woken) continue;
+    return i == 1 ? now : past.now.load() + kPastStep;
+  }
+  return now;
+}
+
+}  // namespace revati::warp
