@@ -12,12 +12,6 @@
 
 namespace revati::warp {
 
-static void raise_now(int64_t v) {
-  int64_t old = page->now.load();
-  while (old < v && !page->now.compare_exchange_weak(old, v)) {}
-  if (old < v && page->mode == kCharged) note_past(page, v);
-}
-
 static int64_t wall() {
   timespec t;
   NEXT(clock_gettime)(CLOCK_MONOTONIC, &t);  // without a system call
@@ -68,9 +62,9 @@ static void realise_pending() {
 
 void publish() {
   if (__builtin_expect(self.pending != 0, 0)) realise_pending();
-  if (page->mode == kFreeTime) raise_now(self.last_read);
-  else if (page->mode == kCharged) raise_now(charged());
-  else raise_now(wall());
+  if (page->mode == kFreeTime) raise_now(page, self.last_read);
+  else if (page->mode == kCharged) raise_now(page, charged());
+  else raise_now(page, wall());
 }
 void publish_send() {
   publish();
@@ -93,7 +87,7 @@ int64_t now() {
     return self.last_read = v > self.last_read ? v : self.last_read + 1;
   }
   int64_t own = page->mode == kCharged ? charged() : wall();
-  raise_now(own);
+  raise_now(page, own);
   return own > v ? own : v;
 }
 

@@ -28,11 +28,11 @@ int64_t now_before(int64_t delay_ns) {
   int64_t now = page->now.load();
   if (delay_ns <= 0 || page->ns_per_tick <= 0) return now;
   uint64_t woken = __builtin_ia32_rdtsc() - uint64_t(double(delay_ns) / page->ns_per_tick);
-  uint32_t next = page->past_next.load();
-  for (uint32_t i = 1; i <= kPasts && i <= next; i++) {
-    const Past& past = page->past[(next - i) % kPasts];
-    if (past.ticks.load() > woken) continue;
-    return i == 1 ? now : past.now.load() + kPastStep;
+  uint32_t newest = page->past_next.load();
+  for (uint32_t i = 0; i < kPasts && i < newest; i++) {
+    const Past& past = page->past[(newest - i) % kPasts];
+    if (past.number.load() != newest - i || past.ticks.load() > woken) continue;
+    return i == 0 ? now : past.now.load() + kPastStep;
   }
   return now;
 }

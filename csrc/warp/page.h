@@ -77,6 +77,7 @@ struct alignas(128) Slot {
 struct Past {
   std::atomic<uint64_t> ticks;  // of the processor's counter, just after `now` was reached
   std::atomic<int64_t> now;
+  std::atomic<uint32_t> number;  // of the entry, from 1, written last: another one says that it is not complete
 };
 constexpr uint32_t kPasts = 2048;
 constexpr int64_t kPastStep = 10'000;  // ns of virtual time between two entries
@@ -120,13 +121,19 @@ constexpr uint64_t pack(uint64_t generation, State s) { return generation << 8 |
 constexpr State state_of(uint64_t word) { return State(word & 0xff); }
 constexpr uint64_t generation_of(uint64_t word) { return word >> 8; }
 
-// Notes that the clock has reached `v`. By whoever has moved it.
-inline void note_past(Page* page, int64_t v) {
+// Moves the clock to `v`, if it is not there yet.
+inline void raise_now(Page* page, int64_t v) {
+  int64_t old = page->now.load();
+  while (old < v && !page->now.compare_exchange_weak(old, v)) {}
+  if (old >= v || page->mode != kCharged) return;
   int64_t last = page->past_now.load(std::memory_order_relaxed);
   if (v < last + kPastStep || !page->past_now.compare_exchange_strong(last, v)) return;
-  Past& past = page->past[page->past_next.fetch_add(1) % kPasts];
+  uint32_t number = page->past_next.fetch_add(1) + 1;
+  Past& past = page->past[number % kPasts];
+  past.number = 0;
   past.ticks = __builtin_ia32_rdtsc();
   past.now = v;
+  past.number = number;
 }
 
 // The half of the word that futexes compare (little endian: the low one).

@@ -76,7 +76,7 @@ static void wait_turn() {
 // The clock when the wait ended. The thread may have waited for a processor since, and others worked on meanwhile.
 static int64_t ended_at(bool by_itself) {
   int64_t now = page->now.load();
-  if (page->mode != kCharged) return now;
+  if (page->mode != kCharged || self.slot->kind.load(std::memory_order_relaxed) == kSpin) return now;
   int64_t end = now;
   if (!by_itself) {
     end = self.slot->deadline.load(std::memory_order_relaxed);
@@ -97,7 +97,7 @@ bool leave_wait() {
   uint64_t last = s->word.load();
   if (state_of(last) == kFired) s->word.store(pack(generation_of(last) + 1, kRun));
   if (s->kind.load(std::memory_order_relaxed) != kSpin) page->activity++;
-  start_charging(s->kind.load(std::memory_order_relaxed) == kSpin ? page->now.load() : ended_at(by_itself));
+  start_charging(ended_at(by_itself));
   if (page->mode == kCharged) charge_wake(!by_itself);
   self.reads = 0;
   return !by_itself;

@@ -294,12 +294,11 @@ bool Waves::look_around() {
 void Waves::jump_to(int64_t deadline) {
   int64_t from = now();
   if (deadline <= from) {
-    if (page_->mode == kWall && page_->now < from) page_->now = from;
+    raise_now(page_, from);
     return;
   }
   if (page_->mode == kWall) page_->skipped += deadline - from;
-  page_->now = deadline;
-  if (page_->mode == kCharged) note_past(page_, deadline);
+  raise_now(page_, deadline);
   counters.jumps++;
   if (log_) log_->jump(from, deadline);
 }
@@ -341,9 +340,7 @@ void Waves::tick() {
       if (state_of(w) != kRun || !s.tid || !s.cpu || s.paused) continue;
       int64_t base = s.base, cpu = s.cpu, used = oracle_.cpu_ns(i, s.pid, s.tid);
       if (used < cpu || s.word != w || s.paused || s.base != base || s.cpu != cpu) continue;  // not a pair any more
-      int64_t local = base + int64_t(double(used - cpu) * s.factor), old = page_->now;
-      while (old < local && !page_->now.compare_exchange_weak(old, local)) {}
-      if (old < local) note_past(page_, local);
+      raise_now(page_, base + int64_t(double(used - cpu) * s.factor));
     }
   }
   int64_t v = now();
@@ -351,7 +348,7 @@ void Waves::tick() {
     Slot& s = page_->slot[i];
     uint64_t w = s.word;
     if (state_of(w) != kWait || s.kind == kBlocked || s.deadline > v) continue;
-    if (page_->mode == kWall && page_->now < v) page_->now = v;
+    raise_now(page_, v);
     if (fire(i, w, "wake")) counters.wakes++;
   }
 }
