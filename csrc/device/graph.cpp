@@ -46,7 +46,7 @@ void CapturedGraph::end() {
 
 void CapturedGraph::replay() {
   next_price_epoch();
-  Timeline::get().replay(*graph_, device_);
+  Timeline::get().replay(graph_, device_);
 }
 
 void CapturedGraph::reset() {

@@ -223,7 +223,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("is_live", [](const at::Tensor& t) { return !on_device(t) || is_live(t); });
   m.def("mark_phantom", &mark_phantom);
   m.def("host_view", [](const at::Tensor& t) { return host_view(t); });
-  m.def("make_live", [](const at::Tensor& t) { return make_live(t); });
   m.def("token_id", [] { return policy().token_id; });
   m.def("uva_view", &uva_view);
   m.def("weak_view", &weak_view);
@@ -255,20 +254,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     TORCH_CHECK(a && b, "Both events must be recorded before calculating elapsed time.");
     return Timeline::get().elapsed_ms(*reinterpret_cast<Event*>(a), *reinterpret_cast<Event*>(b));
   }, py::call_guard<py::gil_scoped_release>());
-  m.def("run_host", [](py::object function, py::object bound, py::object grid) {
-    // A host kernel inside a capture runs now and again at every replay. The references are kept for good: graphs
-    // may die without the GIL.
-    function(bound, grid);
-    function.inc_ref();
-    bound.inc_ref();
-    grid.inc_ref();
-    Timeline::get().captured_rerun(current_device(), [f = function.ptr(), b = bound.ptr(), g = grid.ptr()] {
-      py::gil_scoped_acquire gil;
-      py::reinterpret_borrow<py::object>(f)(py::reinterpret_borrow<py::object>(b), py::reinterpret_borrow<py::object>(g));
-    });
-  });
   m.def("capturing", [](int device) { return Timeline::get().capturing(device, Timeline::get().current(device)); });
   bind_graph(m);
   bind_comm(m);
   bind_piece(m);
+  bind_kernel(m);
 }

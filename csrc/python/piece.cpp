@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 #include <torch/extension.h>
 
+#include "device/backend.h"
 #include "python/bindings.h"
 #include "timeline/clock.h"
 #include "timeline/timeline.h"
@@ -43,6 +44,33 @@ class Recorder {
   std::optional<OwnWork> own_;
 };
 
+/// What one layer of a model launches while it runs, and how long the host is busy with it.
+class Layer {
+ public:
+  void begin() {
+    began_ns_ = HostClock::now_ns();
+    outer_ = Timeline::exchange_noting(&sequence_);
+  }
+  void end() {
+    Timeline::exchange_noting(outer_);
+    host_ns_ = HostClock::now_ns() - began_ns_;
+  }
+  bool repeatable() const { return sequence_.repeatable; }
+  int64_t host_ns() const { return host_ns_; }
+  void repeat(int64_t host_ns) const {
+    {
+      OwnWork own;
+      Timeline::get().repeat(sequence_, host_ns, current_device());
+    }
+    HostClock::settle();
+  }
+
+ private:
+  Sequence sequence_;
+  Sequence* outer_ = nullptr;
+  int64_t began_ns_ = 0, host_ns_ = 0;
+};
+
 py::object object_of(const c10::IValue& v) {
   if (v.isTensor()) return py::cast(v.toTensor());
   if (v.isInt()) return py::int_(v.toInt());
@@ -69,6 +97,14 @@ void bind_piece(py::module_& m) {
       .def_property_readonly("count", &Recorder::count)
       .def_property_readonly("repeatable", &Recorder::repeatable)
       .def("launches", &Recorder::launches);
+  m.def("recording", &Timeline::recording);
+  py::class_<Layer>(m, "Layer")
+      .def(py::init<>())
+      .def("__enter__", [](Layer& layer) -> Layer& { layer.begin(); return layer; }, py::return_value_policy::reference_internal)
+      .def("__exit__", [](Layer& layer, const py::args&) { layer.end(); })
+      .def_property_readonly("repeatable", &Layer::repeatable)
+      .def_property_readonly("host_ns", &Layer::host_ns)
+      .def("repeat", &Layer::repeat);
   py::class_<Piece>(m, "Piece")
       .def(py::init<>())
       .def("call", [](Piece& p, const py::args& args) -> py::object {

@@ -1,4 +1,4 @@
-// What a compiled piece of a program launches, in order: recorded once for each signature, played at every call.
+// What a compiled piece of a program or a layer of a model launches, in order: recorded once, played again.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -6,6 +6,7 @@
 
 namespace revati {
 
+struct Graph;
 struct OpStats;
 
 struct Sequence {
@@ -13,6 +14,7 @@ struct Sequence {
     std::shared_ptr<OpStats> stats;
     int64_t duration_ns = 0;
     int64_t group = -1;     // of a collective; -1: a kernel
+    std::shared_ptr<Graph> graph;  // a replay; all else is then empty
   };
   std::vector<Launch> launches;
   bool repeatable = true;   // false: a price depends on values, or streams were joined on the way

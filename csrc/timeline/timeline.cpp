@@ -9,7 +9,8 @@
 namespace revati {
 namespace {
 thread_local std::vector<int64_t> current_stream;  // per device
-thread_local Sequence* recording = nullptr;
+thread_local Sequence* recording_into = nullptr;
+thread_local Sequence* noting_into = nullptr;
 constexpr int64_t kQueryCost_ns = 1000;            // cudaEventQuery; also what ends a polling loop in `free` mode
 
 /// Whether the capture's own stream has waited for the last work of every other stream.
@@ -91,9 +92,9 @@ void Timeline::note(int device, int64_t stream, int64_t start_ns, int64_t durati
 
 void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t duration_ns,
                       std::function<int64_t()> reprice, bool host_cost) {
-  if (recording) {
-    recording->launches.push_back({stats, duration_ns});
-    recording->repeatable = recording->repeatable && !reprice;
+  if (recording_into) {
+    recording_into->launches.push_back({stats, duration_ns});
+    recording_into->repeatable = recording_into->repeatable && !reprice;
     return;
   }
   int64_t stream = current(device);
@@ -112,6 +113,7 @@ void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t
     g.nodes.push_back(std::move(n));
     return;
   }
+  if (noting_into) noting_into->launches.push_back({stats, duration_ns});
   if (host_cost) HostClock::charge_ns(costs_.launch_ns);
   s.tail.at_least(HostClock::now_ns());
   int64_t start = s.tail.ns;
@@ -124,7 +126,7 @@ void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t
 }
 
 void Timeline::captured_rerun(int device, std::function<void()> rerun) {
-  if (recording) recording->repeatable = false;
+  if (recording_into) recording_into->repeatable = false;
   std::lock_guard lock(mutex_);
   Stream& s = at(device, current(device));
   if (!s.graph) return;
@@ -136,7 +138,7 @@ void Timeline::captured_rerun(int device, std::function<void()> rerun) {
 }
 
 void Timeline::collective(int device, int64_t stream, uint32_t group, const std::shared_ptr<OpStats>& stats, int64_t duration_ns) {
-  if (recording) return recording->launches.push_back({stats, duration_ns, group});
+  if (recording_into) return recording_into->launches.push_back({stats, duration_ns, group});
   std::unique_lock lock(mutex_);
   Stream& s = at(device, stream);
   launches_++;
@@ -153,6 +155,7 @@ void Timeline::collective(int device, int64_t stream, uint32_t group, const std:
     s.graph->nodes.push_back(std::move(n));
     return;
   }
+  if (noting_into) noting_into->launches.push_back({stats, duration_ns, group});
   HostClock::charge_ns(costs_.launch_ns);
   s.tail.at_least(HostClock::now_ns());
   int64_t start = s.tail.ns;
@@ -169,7 +172,9 @@ void Timeline::collective(int device, int64_t stream, uint32_t group, const std:
   HostClock::settle();
 }
 
-Sequence* Timeline::exchange_recording(Sequence* into) { return std::exchange(recording, into); }
+Sequence* Timeline::exchange_recording(Sequence* into) { return std::exchange(recording_into, into); }
+bool Timeline::recording() { return recording_into; }
+Sequence* Timeline::exchange_noting(Sequence* into) { return std::exchange(noting_into, into); }
 
 void Timeline::play(const Sequence& s, int device) {
   int64_t stream = current(device);
@@ -180,8 +185,28 @@ void Timeline::play(const Sequence& s, int device) {
   }
 }
 
+void Timeline::repeat(const Sequence& s, int64_t host_ns, int device) {
+  if (s.launches.empty()) return HostClock::charge_ns(host_ns);
+  int64_t own_ns = 0;  // what the launches charge by themselves
+  for (auto& l : s.launches) own_ns += l.graph ? costs_.graph_launch_ns : costs_.launch_ns;
+  int64_t share_ns = std::max<int64_t>(0, host_ns - own_ns) / int64_t(s.launches.size());
+  int64_t stream = current(device);
+  for (auto& l : s.launches) {
+    HostClock::charge_ns(share_ns);
+    if (l.graph) replay(l.graph, device);
+    else if (l.group >= 0) collective(device, stream, uint32_t(l.group), l.stats, l.duration_ns);
+    else launch(device, l.stats, l.duration_ns);
+  }
+}
+
+/// Work of another kind than launches on one stream: neither a recording nor a note can repeat it.
+void Timeline::not_repeatable() {
+  for (Sequence* s : {recording_into, noting_into})
+    if (s) s->repeatable = false;
+}
+
 void Timeline::record(Event& e, int device, int64_t stream) {
-  if (recording) recording->repeatable = false;
+  not_repeatable();
   std::lock_guard lock(mutex_);
   Stream& s = at(device, stream);
   e.recorded = true;
@@ -202,7 +227,7 @@ void Timeline::record(Event& e, int device, int64_t stream) {
 
 void Timeline::block(const Event& e, int device, int64_t stream) {
   if (!e.recorded) return;
-  if (recording) recording->repeatable = false;
+  not_repeatable();
   std::lock_guard lock(mutex_);
   Stream& s = at(device, stream);
   if (e.graph && e.graph->capturing) {
@@ -360,7 +385,8 @@ int64_t Timeline::evaluate(Graph& g, std::vector<int64_t>* starts) {
   return *std::max_element(tail.begin(), tail.end());
 }
 
-void Timeline::replay(Graph& g, int device) {
+void Timeline::replay(const std::shared_ptr<Graph>& graph, int device) {
+  Graph& g = *graph;
   TORCH_CHECK(g.ready, "revati: replay of a graph that was never captured");
   for (int i : g.rerun_nodes) g.nodes[size_t(i)].rerun();
   int64_t live_ns = 0;
@@ -378,6 +404,7 @@ void Timeline::replay(Graph& g, int device) {
     busy_ns_ += kernel_ns;
   }
   int64_t total = g.streams == 1 ? g.fixed_ns + live_ns : evaluate(g);
+  if (noting_into) noting_into->launches.push_back({.graph = graph});
   g.tally->replays++;
   busy_ns_ += g.tally->kernel_ns;
   HostClock::charge_ns(costs_.graph_launch_ns);

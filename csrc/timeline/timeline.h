@@ -111,8 +111,13 @@ class Timeline {
 
   /// While `into` is set, what this thread launches goes there and takes no time. Returns what was set before.
   static Sequence* exchange_recording(Sequence* into);
+  static bool recording();
+  /// While `into` is set, what this thread launches is noted there as well. Returns what was set before.
+  static Sequence* exchange_noting(Sequence* into);
   /// Launches a sequence on the current stream, at the host cost of one compiled call.
   void play(const Sequence& s, int device);
+  /// Launches a sequence again; all in all the host is busy with it for `host_ns`.
+  void repeat(const Sequence& s, int64_t host_ns, int device);
 
   void record(Event& e, int device, int64_t stream);
   void block(const Event& e, int device, int64_t stream);
@@ -127,7 +132,7 @@ class Timeline {
   void capture_end(const std::shared_ptr<Graph>& g, int device);
   bool capturing(int device, int64_t stream);
   bool capturing_any(int device);
-  void replay(Graph& g, int device);
+  void replay(const std::shared_ptr<Graph>& graph, int device);
 
   void set_rendezvous(Rendezvous* r) { rendezvous_ = r; }
 
@@ -144,6 +149,7 @@ class Timeline {
 
  private:
   Stream& at(int device, int64_t stream);
+  static void not_repeatable();
   void wait(When w);
   void note(int device, int64_t stream, int64_t start_ns, int64_t duration_ns, const std::shared_ptr<OpStats>& s);
   /// Duration of a replay; with `starts`, also when each node starts, from the start of the graph.

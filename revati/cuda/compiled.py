@@ -33,7 +33,7 @@ def compile_graph(graph: fx.GraphModule, *, tunes: bool = False) -> Callable[...
     """
     for position, node in enumerate(node for node in graph.graph.nodes if node.op == "placeholder"):
         node.meta["revati_position"] = position
-    key = _structure(graph)
+    key = structure_of(graph)
     if key is None:
         return CompiledPiece(graph, Plan(tunes))
     return CompiledPiece(graph, _plans.setdefault(key, Plan(tunes)))
@@ -384,7 +384,7 @@ def _lifetimes(steps: list[Step], output: fx.Node, watcher: Watcher) -> dict[Roo
     return spans
 
 
-def _structure(graph: fx.GraphModule) -> str | None:
+def structure_of(graph: fx.GraphModule) -> str | None:
     """The graph without its names: equal for graphs that launch the same. None: it cannot share a plan."""
     numbers: dict[fx.Node, int] = {}
     lines: list[str] = []
@@ -415,7 +415,9 @@ def _text(value: Any) -> str:
         return (
             f"{value.dtype} {[str(s) for s in value.shape]} {[str(s) for s in value.stride()]} {value.device}"
         )
-    return f"{type(value).__name__} {value}"
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat, type(None))):
+        return f"{type(value).__name__} {value}"
+    return type(value).__name__  # an opaque object, the name of a layer: it prints as its address
 
 
 def _qualified(target: Any) -> str:

@@ -140,51 +140,23 @@ def _driver() -> Any:
     return VirtualDriver.__new__(VirtualDriver)
 
 
-def _bind(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    bound: dict[str, Any] = dict(zip(function.arg_names, args, strict=False))
-    bound.update((k, v) for k, v in kwargs.items() if k in function.arg_names)
-    return bound
-
-
 def _run(self: Any, *args: Any, grid: Any = None, warmup: bool = False, **kwargs: Any) -> None:
-    from revati import _C
-
-    if warmup:
-        return
-    with _C.OwnWork():
-        _record(self, args, grid, kwargs)
-    _C.charge_ns(LAUNCHER_NS)
+    if not warmup:
+        _known(self).launch(args, kwargs, grid, LAUNCHER_NS)
 
 
-def _record(self: Any, args: tuple[Any, ...], grid: Any, kwargs: dict[str, Any]) -> None:
-    """Run the kernel's host twin, if it has one, and launch it."""
-    import torch
+def _known(function: Any) -> Any:
+    """The native side of a kernel: it binds a launch, runs the host twin if there is one, and records it."""
+    known = function.__dict__.get("_revati_kernel")
+    if known is None:
+        from revati import _C
 
-    from revati import _C
-
-    bound = _bind(self, args, kwargs)
-    if callable(grid):
-        defaults = {p.name: p.default for p in self.params if p.has_default}
-        grid = grid({**defaults, **bound})
-    grid = (grid,) if isinstance(grid, int) else tuple(int(g) for g in grid)
-    name = self.fn.__name__
-    if host := HOST_KERNELS.get(name):
-        _C.run_host(host, bound, grid) if torch.cuda.is_current_stream_capturing() else host(bound, grid)
-    names, values = (
-        ["grid"],
-        [grid[0] * (grid[1] if len(grid) > 1 else 1) * (grid[2] if len(grid) > 2 else 1)],
-    )
-    device = None
-    for key, value in bound.items():
-        if isinstance(value, torch.Tensor):
-            device = value.get_device() if device is None and value.is_cuda else device
-        elif not isinstance(value, (int, float, bool, str, type(None))):
-            value = str(value)
-        names.append(key)
-        values.append(value)
-    _C.launch(
-        f"triton::{name}", names, *values, device=torch.cuda.current_device() if device is None else device
-    )
+        name = function.fn.__name__
+        defaults = {p.name: p.default for p in function.params if p.has_default}
+        known = function._revati_kernel = _C.Kernel(
+            f"triton::{name}", list(function.arg_names), defaults, HOST_KERNELS.get(name)
+        )
+    return known
 
 
 def _run_tuned(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from revati.cuda import ledger
+from revati.engines.vllm import layers
 
 _WHY = "inductor generates code for a GPU that is not there"
 _UNTIL = "vLLM lets a platform choose the compiler of pieces under backend inductor"
@@ -51,6 +52,7 @@ def patch_backends(module: ModuleType) -> None:
         return before(compilation_config)
 
     ledger.replace(module, "make_compiler", make_compiler, why=_WHY, until=_UNTIL)
+    layers.install(module)
 
 
 PATCHES = {"vllm.compilation.backends": patch_backends}

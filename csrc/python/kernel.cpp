@@ -1,0 +1,129 @@
+// Launches of kernels that Python started (Triton): binding, host twin and record in one call.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <torch/extension.h>
+
+#include "device/backend.h"
+#include "dispatch/fallback.h"
+#include "dispatch/values.h"
+#include "python/bindings.h"
+#include "timeline/clock.h"
+#include "timeline/timeline.h"
+
+namespace revati {
+namespace {
+
+class Kernel {
+ public:
+  /// `defaults`: what the kernel takes where a launch gives nothing; only a grid that is a function sees them.
+  /// `host`: None, or what the kernel does to values, called with (arguments by name, grid).
+  Kernel(std::string name, const std::vector<std::string>& arg_names, py::dict defaults, py::object host)
+      : name_(std::move(name)), arg_names_(arg_names), defaults_(std::move(defaults)), host_(std::move(host)) {
+    for (const std::string& arg : arg_names_) keys_.emplace_back(arg);
+  }
+
+  void launch(const py::tuple& args, const py::dict& kwargs, py::object grid, int64_t launcher_ns) {
+    {
+      OwnWork own;
+      record(args, kwargs, std::move(grid));
+    }
+    HostClock::charge_ns(launcher_ns);
+    HostClock::settle();
+  }
+
+ private:
+  struct Bound {
+    py::dict by_name;  // empty if nobody asks for it
+    std::vector<std::string> names{"grid"};
+    std::vector<c10::IValue> values{c10::IValue()};
+    int device = -1;
+  };
+
+  void record(const py::tuple& args, const py::dict& kwargs, py::object grid) {
+    bool has_grid_function = PyCallable_Check(grid.ptr());
+    Bound bound;
+    auto take = [&](size_t k, py::handle value) {
+      bound.names.push_back(arg_names_[k]);
+      bound.values.push_back(value_of(value));
+      const c10::IValue& v = bound.values.back();
+      if (bound.device < 0 && v.isTensor() && on_device(v.toTensor())) bound.device = v.toTensor().get_device();
+      if (has_grid_function || !host_.is_none()) bound.by_name[keys_[k]] = value;
+    };
+    size_t given = std::min(args.size(), arg_names_.size());
+    for (size_t k = 0; k < given; k++) take(k, args[k]);
+    for (auto [key, value] : kwargs)
+      for (size_t k = given; k < keys_.size(); k++)
+        if (keys_[k].equal(key)) take(k, value);
+    if (has_grid_function) {
+      py::dict all = py::reinterpret_steal<py::dict>(PyDict_Copy(defaults_.ptr()));
+      PyDict_Update(all.ptr(), bound.by_name.ptr());
+      grid = grid(all);
+    }
+    py::tuple sizes = PyTuple_Check(grid.ptr()) || PyList_Check(grid.ptr()) ? py::tuple(grid) : py::make_tuple(grid);
+    int64_t programs = 1;
+    for (auto size : sizes) programs *= size.cast<int64_t>();
+    bound.values[0] = programs;
+    if (!host_.is_none()) run_host(bound.by_name, sizes);
+    int device = bound.device < 0 ? current_device() : bound.device;
+    launch_named(name_, bound.names, std::move(bound.values), device);
+  }
+
+  /// Inside a capture it runs now and again at every replay. The references are kept for good: graphs may die without
+  /// the GIL.
+  void run_host(const py::dict& bound, const py::tuple& grid) {
+    host_(bound, grid);
+    Timeline& timeline = Timeline::get();
+    int device = current_device();
+    if (!timeline.capturing(device, timeline.current(device))) return;
+    host_.inc_ref();
+    bound.inc_ref();
+    grid.inc_ref();
+    timeline.captured_rerun(device, [f = host_.ptr(), b = bound.ptr(), g = grid.ptr()] {
+      py::gil_scoped_acquire gil;
+      py::reinterpret_borrow<py::object>(f)(py::reinterpret_borrow<py::object>(b), py::reinterpret_borrow<py::object>(g));
+    });
+  }
+
+  std::string name_;
+  std::vector<std::string> arg_names_;
+  std::vector<py::str> keys_;
+  py::dict defaults_;
+  py::object host_;
+};
+
+py::dtype dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kBool: return py::dtype::of<bool>();
+    case at::kByte: return py::dtype::of<uint8_t>();
+    case at::kChar: return py::dtype::of<int8_t>();
+    case at::kShort: return py::dtype::of<int16_t>();
+    case at::kInt: return py::dtype::of<int32_t>();
+    case at::kLong: return py::dtype::of<int64_t>();
+    case at::kFloat: return py::dtype::of<float>();
+    case at::kDouble: return py::dtype::of<double>();
+    default: TORCH_CHECK_TYPE(false, "revati: a ", type, " tensor has no numpy array");
+  }
+}
+
+/// The memory of a tensor as a numpy array; a device tensor becomes live first.
+py::array live_array(const at::Tensor& t) {
+  if (on_device(t))
+    TORCH_CHECK(make_live(t), "revati: a tensor of ", t.storage().nbytes(), " bytes is too large to hold values");
+  auto item = py::ssize_t(t.element_size());
+  std::vector<py::ssize_t> shape(t.sizes().begin(), t.sizes().end()), strides(t.strides().begin(), t.strides().end());
+  for (auto& s : strides) s *= item;
+  auto* base = static_cast<char*>(t.storage().data_ptr().get()) + t.storage_offset() * item;
+  return {dtype_of(t.scalar_type()), std::move(shape), std::move(strides), base, py::cast(t)};
+}
+
+}  // namespace
+
+void bind_kernel(py::module_& m) {
+  py::class_<Kernel>(m, "Kernel")
+      .def(py::init<std::string, const std::vector<std::string>&, py::dict, py::object>(), py::arg("name"), py::arg("arg_names"),
+           py::arg("defaults"), py::arg("host"))
+      .def("launch", &Kernel::launch, py::arg("args"), py::arg("kwargs"), py::arg("grid"), py::arg("launcher_ns"));
+  m.def("live_array", &live_array);
+}
+
+}  // namespace revati
