@@ -43,7 +43,7 @@ def default_generator(device: int) -> torch.Generator: ...
 # Latency, foreign libraries and launches
 def set_latency(
     predict: Callable[[Any], Any],
-    live_args: Callable[[str], list[str]],
+    arg_roles: Callable[[str], tuple[list[str], list[str]]],  # live, unpriced
     tensor_arg: type,
     op_record: Callable[..., Any],
 ) -> None: ...

@@ -63,7 +63,8 @@ struct Call {
 
   Call(const OpInfo& i, const c10::IValue* args) : info(i) {
     key.mix(uint64_t(&info));
-    for (size_t k = 0; k < info.arg_count; k++) take(args[k]);
+    for (size_t k = 0; k < info.arg_count; k++)
+      if (k >= 64 || !(info.unpriced >> k & 1)) take(args[k]);
     if (device < 0) device = current_device();
   }
 

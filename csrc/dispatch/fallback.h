@@ -28,9 +28,14 @@ struct PriceRequest {
   const std::vector<std::string>* live;
 };
 
+struct ArgRoles {
+  std::vector<std::string> live;      // their values set the price
+  std::vector<std::string> unpriced;  // they differ from call to call and decide neither price nor result
+};
+
 struct LatencyHook {
   std::function<Price(const PriceRequest&)> price;
-  std::function<std::vector<std::string>(const std::string&)> live_args;
+  std::function<ArgRoles(const std::string&)> arg_roles;
 };
 LatencyHook& latency_hook();
 

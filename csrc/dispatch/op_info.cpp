@@ -5,6 +5,7 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/util/flat_hash_map.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <memory>
@@ -37,11 +38,17 @@ struct Forget final : c10::OpRegistrationListener {
   }
 };
 
-void find_live_args(OpInfo& i, const std::string& name) {
-  if (latency_hook().live_args) i.live_args = latency_hook().live_args(name);
-  for (auto& n : i.live_args)
-    for (size_t k = 0; k < i.arg_names.size(); k++)
-      if (i.arg_names[k] == n) i.live_index.push_back(int(k));
+/// What the latency layer says of an op's arguments.
+void classify_args(OpInfo& i, const std::string& name) {
+  const LatencyHook& hook = latency_hook();
+  if (!hook.arg_roles) return;
+  ArgRoles roles = hook.arg_roles(name);
+  auto has = [](const std::vector<std::string>& names, const std::string& arg) { return std::find(names.begin(), names.end(), arg) != names.end(); };
+  for (size_t k = 0; k < i.arg_names.size(); k++) {
+    if (has(roles.live, i.arg_names[k])) i.live_index.push_back(int(k));
+    if (k < 64 && has(roles.unpriced, i.arg_names[k])) i.unpriced |= uint64_t(1) << k;
+  }
+  i.live_args = std::move(roles.live);
 }
 
 std::unique_ptr<OpInfo> read_schema(const c10::OperatorHandle& op) {
@@ -72,7 +79,7 @@ std::unique_ptr<OpInfo> read_schema(const c10::OperatorHandle& op) {
   i->runs_on_cpu = op.hasComputedKernelForDispatchKey(c10::DispatchKey::CPU);
   i->cpu_indices = s.name().find("index") != std::string::npos || s.name().find("copy") != std::string::npos;
   i->index_result = find_index_result(s);
-  find_live_args(*i, s.name());
+  classify_args(*i, s.name());
   return i;
 }
 
@@ -116,7 +123,7 @@ const OpInfo& info_of(const std::string& name, const std::vector<std::string>& a
   fresh->name = name;
   fresh->arg_names = arg_names;
   fresh->arg_count = arg_names.size();
-  find_live_args(*fresh, name);
+  classify_args(*fresh, name);
   std::lock_guard lock(mutex);
   return *infos.emplace(name, std::move(fresh)).first->second;
 }

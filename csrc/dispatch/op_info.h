@@ -17,6 +17,7 @@ struct OpInfo {
   std::vector<int> error_results, error_args;  // called "info": a virtual solver never fails
   size_t arg_count = 0;
   bool view = false, dynamic = false, runs_on_cpu = false, cpu_indices = false, returns = false;
+  uint64_t unpriced = 0;   // bits of arguments that decide neither price nor result
   bool masks = false;  // a boolean index decides the shape of the result
 };
 

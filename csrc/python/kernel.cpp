@@ -99,6 +99,7 @@ py::dtype dtype_of(at::ScalarType type) {
     case at::kShort: return py::dtype::of<int16_t>();
     case at::kInt: return py::dtype::of<int32_t>();
     case at::kLong: return py::dtype::of<int64_t>();
+    case at::kUInt64: return py::dtype::of<uint64_t>();
     case at::kFloat: return py::dtype::of<float>();
     case at::kDouble: return py::dtype::of<double>();
     default: TORCH_CHECK_TYPE(false, "revati: a ", type, " tensor has no numpy array");

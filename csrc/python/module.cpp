@@ -65,11 +65,11 @@ py::object record_of(const c10::IValue& v, bool with_values) {
   return py::none();
 }
 
-void set_latency(py::object predict, py::object live_args, py::object tensor_arg, py::object op_record) {
+void set_latency(py::object predict, py::object arg_roles, py::object tensor_arg, py::object op_record) {
   tensor_arg_class = std::move(tensor_arg);
   tensor_arg_class.inc_ref();  // lives until the process ends, whatever the interpreter does at exit
   predict.inc_ref();
-  live_args.inc_ref();
+  arg_roles.inc_ref();
   op_record.inc_ref();
   latency_hook().price = [predict, op_record](const PriceRequest& r) {
     py::gil_scoped_acquire gil;
@@ -88,9 +88,10 @@ void set_latency(py::object predict, py::object live_args, py::object tensor_arg
     price.confidence = p.attr("confidence").cast<std::string>();
     return price;
   };
-  latency_hook().live_args = [live_args](const std::string& name) {
+  latency_hook().arg_roles = [arg_roles](const std::string& name) {
     py::gil_scoped_acquire gil;
-    return py::list(live_args(name)).cast<std::vector<std::string>>();
+    auto [live, unpriced] = arg_roles(name).cast<std::pair<std::vector<std::string>, std::vector<std::string>>>();
+    return ArgRoles{std::move(live), std::move(unpriced)};
   };
 }
 

@@ -78,13 +78,13 @@ def connect_latency(gpu: str, mode: str, strict: bool) -> None:
             refusal.note(f"--strict: {error}")
             raise
 
-    def live_args(name: str) -> list[str]:
-        return list(predictor().live_args(name))
+    def arg_roles(name: str) -> tuple[list[str], list[str]]:
+        return list(predictor().live_args(name)), list(predictor().unpriced_args(name))
 
     def op_record(name: str, args: tuple, outputs: tuple, arg_names: tuple) -> OpRecord:
         return OpRecord(name=name, args=args, outputs=outputs, arg_names=arg_names)
 
-    _C.set_latency(predict, live_args, TensorArg, op_record)
+    _C.set_latency(predict, arg_roles, TensorArg, op_record)
 
 
 def write_reports() -> None:

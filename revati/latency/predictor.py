@@ -46,6 +46,10 @@ class Predictor:
         """Argument names whose live values set the price of op `name`; () for most ops."""
         return ops.live_args(name)
 
+    def unpriced_args(self, name: str) -> tuple[str, ...]:
+        """Argument names of op `name` that differ from call to call and decide neither price nor result."""
+        return ops.unpriced_args(name)
+
     def predict(self, record: OpRecord) -> Prediction:
         """Time on the device of one launched op.
 

@@ -21,6 +21,11 @@ def live_args(name: str) -> tuple[str, ...]:
     return attention.LIVE_ARGS.get(name.partition(".")[0], ())
 
 
+def unpriced_args(name: str) -> tuple[str, ...]:
+    """Argument names of op `name` that differ from call to call and decide neither price nor result."""
+    return attention.UNPRICED_ARGS.get(name.partition(".")[0], ())
+
+
 def extract(record: OpRecord) -> tuple[Work, bool]:
     """(what the op asks of the GPU, whether its kind is known); never raises for a well-formed record."""
     name = record.name.partition(".")[0]

@@ -20,6 +20,11 @@ LIVE_ARGS: dict[str, tuple[str, ...]] = {
     "_flashmla_C::fwd_kvcache_mla": ("seqlens_k",),
 }
 
+UNPRICED_ARGS: dict[str, tuple[str, ...]] = {
+    "_vllm_fa3_C::get_scheduler_metadata": ("max_seqlen_q", "max_seqlen_k"),
+    "_vllm_fa2_C::get_scheduler_metadata": ("max_seqlen_q", "max_seqlen_k"),
+}
+
 
 def visible_pairs(query: int, keys: int, window: int, causal: bool) -> float:
     """(query, key) pairs that are computed: `query` new tokens at the end of `keys`."""
@@ -256,4 +261,12 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "aten::_flash_attention_forward": _sdpa,
 }
 
-__all__ = ["EXTRACTORS", "LIVE_ARGS", "NOTHING", "attention_work", "visible_keys", "visible_pairs"]
+__all__ = [
+    "EXTRACTORS",
+    "LIVE_ARGS",
+    "NOTHING",
+    "UNPRICED_ARGS",
+    "attention_work",
+    "visible_keys",
+    "visible_pairs",
+]
