@@ -2,9 +2,10 @@
 
 `python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real;
 its worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU
-either. Both sides run in turn, `repeats` times; each metric is the median over rounds. Exit code 1 where TPOT
-or E2E differ by more than `--limit`. Real-time runs mean something only on an idle machine: the load average
-is printed.
+either. The charged side has this machine's own host costs: factor 1, and what a wake-up and a timer's end
+cost here, measured first. Both sides run in turn, `repeats` times; each metric is the median over rounds.
+Exit code 1 where TPOT or E2E differ by more than `--limit`. Real-time runs mean something only on an idle
+machine: the load average is printed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -34,7 +37,38 @@ METRICS = ("ttft_ms", "tpot_ms", "e2e_ms")
 LIMITED = ("tpot_ms", "e2e_ms")
 
 
-def play(spec: dict[str, Any], cpu_time: str | None) -> list[list[dict[str, Any]]]:
+def wake_options(idle_s: float = 0.005, times: int = 300) -> list[str]:
+    """The timekeeper's options for what a wake-up and a timer's end cost on this machine; medians.
+
+    A byte through a pipe wakes a process whose processor has idled for `idle_s`; a sleep of `idle_s` ends
+    late by the slack of timers and by such a wake-up.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for _ in range(times):
+            time.sleep(idle_s)
+            os.write(writing, struct.pack("q", time.monotonic_ns()))
+        os._exit(0)
+    woken_ns = []
+    for _ in range(times):
+        sent = os.read(reading, 8)
+        woken_ns.append(time.monotonic_ns() - struct.unpack("q", sent)[0])
+    os.waitpid(child, 0)
+    os.close(reading)
+    os.close(writing)
+    late_ns = []
+    for _ in range(times):
+        began_ns = time.monotonic_ns()
+        time.sleep(idle_s)
+        late_ns.append(time.monotonic_ns() - began_ns - idle_s * 1e9)
+    wake_us, late_us = median(woken_ns) / 1e3, median(late_ns) / 1e3
+    return ["--wake-cost-us", f"{wake_us:.1f}", "--timer-slack-us", f"{max(0.0, late_us - wake_us):.1f}"]
+
+
+def play(
+    spec: dict[str, Any], cpu_time: str | None, clock_options: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
     """One run of `benchmarks.step_load`: in virtual time of this kind, or without the clock (None)."""
     own_machine = 1.0  # that is what the run without the clock shows
     options = RunOptions(
@@ -52,7 +86,9 @@ def play(spec: dict[str, Any], cpu_time: str | None) -> list[list[dict[str, Any]
         if cpu_time is None:
             code = subprocess.run(command, env=build_environment(options, run_dir, env)).returncode
         else:
-            code = run_world(command, options, run_dir=run_dir, base_env=env).exit_code
+            code = run_world(
+                command, options, run_dir=run_dir, base_env=env, clock_options=clock_options
+            ).exit_code
         if code != 0:
             raise SystemExit(f"the load ended with code {code}")
         rounds: list[list[dict[str, Any]]] = json.loads(output.read_text())
@@ -71,7 +107,9 @@ def metrics(requests: list[dict[str, Any]], output_tokens: int) -> dict[str, flo
     }
 
 
-def compare(engine: str, step_ms: float, overlap: bool, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    engine: str, step_ms: float, overlap: bool, clock_options: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Medians of both sides and their ratios."""
     spec = {
         "engine": engine,
@@ -88,7 +126,9 @@ def compare(engine: str, step_ms: float, overlap: bool, arguments: argparse.Name
     for _ in range(arguments.repeats):
         for side, cpu_time in (("real", None), ("charged", "charged")):
             loads.append(os.getloadavg()[0])
-            found[side] += [metrics(rows, arguments.output_tokens) for rows in play(spec, cpu_time)]
+            found[side] += [
+                metrics(rows, arguments.output_tokens) for rows in play(spec, cpu_time, clock_options)
+            ]
     row: dict[str, Any] = {"engine": engine, "step_ms": step_ms, "overlap": overlap, "load": max(loads)}
     for name in METRICS:
         real, charged = (median(each[name] for each in found[side]) for side in ("real", "charged"))
@@ -126,12 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     engines = ("async", "offline") if arguments.engine == "both" else (arguments.engine,)
     overlaps = {"both": (True, False), "yes": (True,), "no": (False,)}[arguments.overlap]
+    clock_options = wake_options()
     rows = [
-        compare(engine, float(step), overlap, arguments)
+        compare(engine, float(step), overlap, clock_options, arguments)
         for engine in engines
         for overlap in overlaps
         for step in arguments.step_ms.split(",")
     ]
+    print(f"host costs of this machine: {' '.join(clock_options)}")
     Console(highlight=False).print(table_of(rows))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -111,11 +111,13 @@ def run_world(
     *,
     run_dir: Path,
     base_env: Mapping[str, str] | None = None,
+    clock_options: Sequence[str] = (),
 ) -> WorldResult:
     """Run `command` to its end under one virtual clock and return what came of it.
 
     `run_dir` must be private; the caller makes it (`make_run_dir`) and removes it (`remove_run_dir`). If this
-    process is killed, the clock ends the run and removes it.
+    process is killed, the clock ends the run and removes it. `clock_options`: further ones of the timekeeper
+    (`python -m revati.clock --help`).
     """
     env = build_environment(options, run_dir, base_env)
     executable = shutil.which(command[0], path=env.get("PATH"))
@@ -138,6 +140,7 @@ def run_world(
             run_dir=run_dir,
             remove_run_dir_if_killed=not _keeps_run_dirs(),
             stats_file=run_dir / _STATS_FILE,
+            extra=clock_options,
         )
     except clock.ClockError as error:
         raise CliError(f"the virtual clock cannot start: {error}", exit_code=1) from None

@@ -224,7 +224,7 @@ def _units(
             unit = Unit(node, call.forward if isinstance(call, fx.GraphModule) else call)
             unit.token = (text if text is not None else node.name, _sources(node, len(units), home))
             unit.named_by = [argument for argument in node.all_input_nodes if _may_name(argument)]
-            if text is not None:
+            if isinstance(piece, fx.GraphModule):
                 unit.texts = _texts(piece)
             units.append(unit)
         elif node.op == "call_function" and node.target is operator.getitem and node.args[0] in home:
@@ -304,7 +304,9 @@ def _describe(layer: Any) -> Hashable:
     """Everything of an attention layer that may decide what it launches."""
     cache = getattr(layer, "kv_cache", None)
     caches = cache if isinstance(cache, (list, tuple)) else [cache]
-    shapes = tuple((str(c.dtype), tuple(c.shape), tuple(c.stride())) for c in caches if hasattr(c, "stride"))
+    shapes = tuple(
+        (str(c.dtype), tuple(c.shape), tuple(c.stride())) for c in caches if isinstance(c, torch.Tensor)
+    )
     implementation = getattr(layer, "impl", None)
     return (
         type(layer).__qualname__,
