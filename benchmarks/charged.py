@@ -2,10 +2,10 @@
 
 `python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real;
 its worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU
-either. The charged side has this machine's own host costs: factor 1, and what a wake-up and a timer's end
-cost here, measured first. Both sides run in turn, `repeats` times; each metric is the median over rounds.
-Exit code 1 where TPOT or E2E differ by more than `--limit`. Real-time runs mean something only on an idle
-machine: the load average is printed.
+either. The charged side has this machine's own host costs: factor 1, and what wake-ups, ends of timers and
+cold caches cost here, measured first. Both sides run in turn, `repeats` times; each metric is the median
+over rounds. Exit code 1 where TPOT or E2E differ by more than `--limit`. Real-time runs mean something only
+on an idle machine: the load average is printed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from revati.cli.environment import RunOptions, build_environment
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
+from revati.clock.calibrate import timed_work_s
 from revati.models.catalogue import find_model
 from revati.models.materialise import materialise
 
@@ -37,12 +38,31 @@ METRICS = ("ttft_ms", "tpot_ms", "e2e_ms")
 LIMITED = ("tpot_ms", "e2e_ms")
 
 
-def wake_options(idle_s: float = 0.005, times: int = 300) -> list[str]:
-    """The timekeeper's options for what a wake-up and a timer's end cost on this machine; medians.
+_COLD_WINDOW_US = 400  # the timekeeper's --cold-share is that of so much work after a wait
+
+
+def host_options(idle_s: float = 0.005, times: int = 200) -> list[str]:
+    """The timekeeper's options for what waits cost on this machine; medians.
 
     A byte through a pipe wakes a process whose processor has idled for `idle_s`; a sleep of `idle_s` ends
-    late by the slack of timers and by such a wake-up.
+    late by the slack of timers and by such a wake-up; the calibration's work takes longer after a sleep than
+    in a loop.
     """
+    wake_us = median(_wake_ups_us(idle_s, times))
+    late_us, cold_us, warm_us = [], [], []
+    for _ in range(times):
+        began = time.monotonic()
+        time.sleep(idle_s)
+        late_us.append((time.monotonic() - began - idle_s) * 1e6)
+        cold_us.append(timed_work_s(1) * 1e6)
+        warm_us.append(timed_work_s(1) * 1e6)
+    slack_us = max(0.0, median(late_us) - wake_us)
+    cold_share = max(0.0, median(cold_us) - median(warm_us)) / _COLD_WINDOW_US
+    figures = {"--wake-cost-us": wake_us, "--timer-slack-us": slack_us, "--cold-share": cold_share}
+    return [word for name, figure in figures.items() for word in (name, f"{figure:.2f}")]
+
+
+def _wake_ups_us(idle_s: float, times: int) -> list[float]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -50,20 +70,14 @@ def wake_options(idle_s: float = 0.005, times: int = 300) -> list[str]:
             time.sleep(idle_s)
             os.write(writing, struct.pack("q", time.monotonic_ns()))
         os._exit(0)
-    woken_ns = []
+    took_us = []
     for _ in range(times):
         sent = os.read(reading, 8)
-        woken_ns.append(time.monotonic_ns() - struct.unpack("q", sent)[0])
+        took_us.append((time.monotonic_ns() - struct.unpack("q", sent)[0]) / 1e3)
     os.waitpid(child, 0)
     os.close(reading)
     os.close(writing)
-    late_ns = []
-    for _ in range(times):
-        began_ns = time.monotonic_ns()
-        time.sleep(idle_s)
-        late_ns.append(time.monotonic_ns() - began_ns - idle_s * 1e9)
-    wake_us, late_us = median(woken_ns) / 1e3, median(late_ns) / 1e3
-    return ["--wake-cost-us", f"{wake_us:.1f}", "--timer-slack-us", f"{max(0.0, late_us - wake_us):.1f}"]
+    return took_us
 
 
 def play(
@@ -166,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     engines = ("async", "offline") if arguments.engine == "both" else (arguments.engine,)
     overlaps = {"both": (True, False), "yes": (True,), "no": (False,)}[arguments.overlap]
-    clock_options = wake_options()
+    clock_options = host_options()
     rows = [
         compare(engine, float(step), overlap, clock_options, arguments)
         for engine in engines
