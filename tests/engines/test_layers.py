@@ -66,16 +66,13 @@ def emulate(tmp_path: Path, way: str, **spec: object) -> dict:
     return json.loads(found.removeprefix("RESULT "))
 
 
-SPECS = {
-    "dense": {"model": "meta-llama/Llama-3.1-8B", "hf_overrides": {"num_hidden_layers": 10}},
-    "sliding windows in every other layer": {
-        "model": "openai/gpt-oss-120b",
-        "hf_overrides": {"num_hidden_layers": 8},
-    },
-}
+DENSE = {"model": "meta-llama/Llama-3.1-8B", "hf_overrides": {"num_hidden_layers": 10}}
+SLIDING = {"model": "openai/gpt-oss-120b", "hf_overrides": {"num_hidden_layers": 8}}  # every other layer
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize(
+    "spec", [DENSE, pytest.param(SLIDING, marks=pytest.mark.slow)], ids=["dense", "sliding"]
+)
 def test_a_repeated_layer_launches_what_a_run_one_does(tmp_path: Path, spec: dict) -> None:
     usual, repeated = emulate(tmp_path, "usual", **spec), emulate(tmp_path, "repeated", **spec)
     assert not usual["calls"]
