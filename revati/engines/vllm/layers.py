@@ -44,10 +44,14 @@ class Unit:
     last_uses: list[fx.Node] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  # constants inside of it, maybe names of layers
     named_by: list[fx.Node] = field(default_factory=list)  # arguments that may be names of layers
+    is_flat: bool = False  # no argument is a list of others
 
     def run(self, values: dict[fx.Node, Any]) -> None:
         """Call the piece with what its arguments are in `values`, and store its results there."""
-        result = self.call(*fx.map_arg(self.node.args, values.__getitem__))
+        if self.is_flat:
+            result = self.call(*[values[a] if isinstance(a, fx.Node) else a for a in self.node.args])
+        else:
+            result = self.call(*fx.map_arg(self.node.args, values.__getitem__))
         values[self.node] = result
         for index, node in self.items:
             values[node] = result[index]
@@ -139,26 +143,44 @@ class Layers:
 
     def __call__(self, context: Any, args: tuple[Any, ...]) -> Any:
         """The model's result; most of its layers are repeated."""
-        values = dict(zip(self._inputs, args, strict=True))
+        with _C.OwnWork():  # what vLLM does not do costs the host nothing
+            values = dict(zip(self._inputs, args, strict=True))
+            kinds = [self._kind(layer, values, context) for layer in self._layers]
         for unit in self._units[: self._run.begin]:
             unit.run(values)
-        seen: dict[Hashable, Any] = {}  # kind of layer -> None (it ran once), then what it launched
-        mode = context.cudagraph_runtime_mode
-        for number, layer in enumerate(self._layers):
-            kind, same_step = self._kind(layer, values, context)
-            kind = (kind, mode)
-            key = (kind, same_step)
-            if key not in seen or kind in self._never:
-                seen.setdefault(key, None)
+        seen: dict[
+            Hashable, Any
+        ] = {}  # kind of layer in this step -> None (it ran once), then what it launched
+        number = 0
+        while number < len(self._layers):
+            layer, (kind, _) = self._layers[number], kinds[number]
+            if kinds[number] not in seen or kind in self._never:
+                seen.setdefault(kinds[number], None)
                 _run_all(layer, values)
-            elif seen[key] is None:
-                seen[key] = self._watch(layer, values, kind)
+            elif seen[kinds[number]] is None:
+                seen[kinds[number]] = self._watch(layer, values, kind)
             else:
-                seen[key].repeat(self._typical_ns(kind))
-                self._hand_on(number, values)
+                number = self._repeat(number, kinds, seen, values)
+                continue
+            number += 1
         for unit in self._units[self._run.end :]:
             unit.run(values)
         return fx.map_arg(self._output.args[0], values.__getitem__)
+
+    def _repeat(
+        self,
+        number: int,
+        kinds: list[tuple[Hashable, Hashable]],
+        seen: dict[Hashable, Any],
+        values: dict[fx.Node, Any],
+    ) -> int:
+        """Repeat the layer `number` and those behind it that can be; the number of the first that cannot."""
+        with _C.OwnWork():
+            while number < len(self._layers) and (noted := seen.get(kinds[number])) is not None:
+                noted.repeat(median_low(self._host_ns[kinds[number][0]]))
+                self._hand_on(number, values)
+                number += 1
+        return number
 
     def _watch(self, layer: list[Unit], values: dict[fx.Node, Any], kind: Hashable) -> Any:
         noted = _C.Layer()
@@ -169,9 +191,6 @@ class Layers:
             return None
         self._host_ns.setdefault(kind, deque(maxlen=_HISTORY)).append(noted.host_ns)
         return noted
-
-    def _typical_ns(self, kind: Hashable) -> int:
-        return median_low(self._host_ns[kind])
 
     def _hand_on(self, number: int, values: dict[fx.Node, Any]) -> None:
         """What the layer would have made is what the one before it made: phantoms of the same shapes."""
@@ -198,7 +217,7 @@ class Layers:
                     self._kind_of_name[name] = kind
                 kinds.append(kind)
                 metadata.append(id(context.attn_metadata.get(name)))
-        return tuple(kinds), tuple(metadata)
+        return (*kinds, context.cudagraph_runtime_mode), tuple(metadata)
 
 
 def _run_all(layer: list[Unit], values: dict[fx.Node, Any]) -> None:
@@ -223,6 +242,7 @@ def _units(
             call = calls[str(node.target)]
             unit = Unit(node, call.forward if isinstance(call, fx.GraphModule) else call)
             unit.token = (text if text is not None else node.name, _sources(node, len(units), home))
+            unit.is_flat = not any(isinstance(a, (list, tuple, dict, slice)) for a in node.args)
             unit.named_by = [argument for argument in node.all_input_nodes if _may_name(argument)]
             if isinstance(piece, fx.GraphModule):
                 unit.texts = _texts(piece)
