@@ -36,8 +36,6 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 _MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 METRICS = ("ttft_ms", "tpot_ms", "e2e_ms")
 LIMITED = ("tpot_ms", "e2e_ms")
-
-
 _COLD_WINDOW_US = 400  # the timekeeper's --cold-share is that of so much work after a wait
 
 

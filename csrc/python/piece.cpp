@@ -58,11 +58,8 @@ class Layer {
   bool repeatable() const { return sequence_.repeatable; }
   int64_t host_ns() const { return host_ns_; }
   void repeat(int64_t host_ns) const {
-    {
-      OwnWork own;
-      Timeline::get().repeat(sequence_, host_ns, current_device());
-    }
-    HostClock::settle();
+    OwnWork own;
+    Timeline::get().repeat(sequence_, host_ns, current_device());
   }
 
  private:

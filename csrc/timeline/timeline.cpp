@@ -176,13 +176,15 @@ Sequence* Timeline::exchange_recording(Sequence* into) { return std::exchange(re
 bool Timeline::recording() { return recording_into; }
 Sequence* Timeline::exchange_noting(Sequence* into) { return std::exchange(noting_into, into); }
 
+void Timeline::perform(const Sequence::Launch& l, int device) {
+  if (l.graph) replay(l.graph, device);
+  else if (l.group >= 0) collective(device, current(device), uint32_t(l.group), l.stats, l.duration_ns);
+  else launch(device, l.stats, l.duration_ns);
+}
+
 void Timeline::play(const Sequence& s, int device) {
-  int64_t stream = current(device);
-  if (!capturing(device, stream)) HostClock::charge_ns(costs_.compiled_call_ns);
-  for (auto& l : s.launches) {
-    if (l.group >= 0) collective(device, stream, uint32_t(l.group), l.stats, l.duration_ns);
-    else launch(device, l.stats, l.duration_ns);
-  }
+  if (!capturing(device, current(device))) HostClock::charge_ns(costs_.compiled_call_ns);
+  for (auto& l : s.launches) perform(l, device);
 }
 
 void Timeline::repeat(const Sequence& s, int64_t host_ns, int device) {
@@ -190,12 +192,9 @@ void Timeline::repeat(const Sequence& s, int64_t host_ns, int device) {
   int64_t own_ns = 0;  // what the launches charge by themselves
   for (auto& l : s.launches) own_ns += l.graph ? costs_.graph_launch_ns : costs_.launch_ns;
   int64_t share_ns = std::max<int64_t>(0, host_ns - own_ns) / int64_t(s.launches.size());
-  int64_t stream = current(device);
   for (auto& l : s.launches) {
     HostClock::charge_ns(share_ns);
-    if (l.graph) replay(l.graph, device);
-    else if (l.group >= 0) collective(device, stream, uint32_t(l.group), l.stats, l.duration_ns);
-    else launch(device, l.stats, l.duration_ns);
+    perform(l, device);
   }
 }
 

@@ -150,6 +150,7 @@ class Timeline {
  private:
   Stream& at(int device, int64_t stream);
   static void not_repeatable();
+  void perform(const Sequence::Launch& l, int device);
   void wait(When w);
   void note(int device, int64_t stream, int64_t start_ns, int64_t duration_ns, const std::shared_ptr<OpStats>& s);
   /// Duration of a replay; with `starts`, also when each node starts, from the start of the graph.

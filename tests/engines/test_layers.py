@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,17 +55,6 @@ if __name__ == "__main__":
 """
 
 
-def emulate(tmp_path: Path, way: str, **spec: object) -> dict:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", "--cpu-time", "free", "--"]
-    line += [sys.executable, str(program), way, json.dumps(spec)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (found,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT ")]
-    return json.loads(found.removeprefix("RESULT "))
-
-
 DENSE = {"model": "meta-llama/Llama-3.1-8B", "hf_overrides": {"num_hidden_layers": 10}}
 SLIDING = {"model": "openai/gpt-oss-120b", "hf_overrides": {"num_hidden_layers": 8}}  # every other layer
 
@@ -73,8 +62,14 @@ SLIDING = {"model": "openai/gpt-oss-120b", "hf_overrides": {"num_hidden_layers":
 @pytest.mark.parametrize(
     "spec", [DENSE, pytest.param(SLIDING, marks=pytest.mark.slow)], ids=["dense", "sliding"]
 )
-def test_a_repeated_layer_launches_what_a_run_one_does(tmp_path: Path, spec: dict) -> None:
-    usual, repeated = emulate(tmp_path, "usual", **spec), emulate(tmp_path, "repeated", **spec)
+def test_a_repeated_layer_launches_what_a_run_one_does(
+    tmp_path: Path, emulate: Callable[..., Any], spec: dict
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    usual, repeated = (
+        emulate([program, way, json.dumps(spec)], "--cpu-time", "free") for way in ("usual", "repeated")
+    )
     assert not usual["calls"]
     assert len(repeated["calls"]) > 3
     assert min(repeated["calls"]) >= spec["hf_overrides"]["num_hidden_layers"] - 2

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {  # model, arguments, an op
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_generates_tokens(tmp_path: Path, name: str) -> None:
+def test_generates_tokens(tmp_path: Path, emulate: Callable[..., Any], name: str) -> None:
     model, engine, op = CASES[name]
     engine = {"model": str(materialise(find_model(model))), **engine}
     if name == "eagle":
@@ -60,17 +58,9 @@ def test_generates_tokens(tmp_path: Path, name: str) -> None:
         engine["speculative_config"] = {**engine["speculative_config"], "model": str(draft)}
     case = tmp_path / "case.json"
     case.write_text(json.dumps({"engine": engine, "tokens": 24, "lora": name == "lora"}))
-    line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", "--cpu-time", "free", "--"]
-    done = subprocess.run(
-        [*line, sys.executable, str(PROGRAM), str(case)],
-        capture_output=True,
-        text=True,
-        timeout=1700,
-        env={**os.environ, "REVATI_ACCEPTANCE_RATE": "1"},
+    result = emulate(
+        [PROGRAM, case], "--cpu-time", "free", timeout_s=1700, env={"REVATI_ACCEPTANCE_RATE": "1"}
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (found,) = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    result = json.loads(found)
     assert result["tokens"] == [24] * 3
     ops = result["ops"]
     assert op in ops, sorted(ops)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,33 +42,16 @@ if __name__ == "__main__":
 """
 
 
-def run(tmp_path: Path, *flags: str) -> dict:
+def test_every_request_gets_its_tokens_under_memory_pressure_and_reruns_are_identical(
+    tmp_path: Path, emulate: Callable[..., Any]
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    line = [
-        sys.executable,
-        "-m",
-        "revati.cli.main",
-        "run",
-        "--gpu",
-        "h100_sxm",
-        *flags,
-        "--",
-        sys.executable,
-        str(program),
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    result = next(row for row in done.stdout.splitlines() if row.startswith("RESULT "))
-    return json.loads(result.removeprefix("RESULT "))
-
-
-def test_every_request_gets_its_tokens_under_memory_pressure_and_reruns_are_identical(tmp_path: Path) -> None:
-    first = run(tmp_path, "--cpu-time", "free")
+    first = emulate([program], "--cpu-time", "free")
     assert first["platform"] == "VirtualCudaPlatform"
     assert first["tokens"] == [60] * 12
     assert first["virtual_ns"] > 60 * 100_000  # two layers cannot decode a token in less than 0.1 ms
-    assert run(tmp_path, "--cpu-time", "free") == first
+    assert emulate([program], "--cpu-time", "free") == first
 
 
 def test_a_model_that_does_not_fit_is_refused_by_vllm_itself(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves
 
 from revati import _C
 from revati.cuda import ledger
@@ -39,19 +39,16 @@ class Unit:
 
     node: fx.Node
     call: Callable[..., Any]
+    arguments: list[fx.Node]
     items: list[tuple[int, fx.Node]] = field(default_factory=list)
     token: Hashable = None  # what it is and where its arguments come from, the same for equal layers
     last_uses: list[fx.Node] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  # constants inside of it, maybe names of layers
     named_by: list[fx.Node] = field(default_factory=list)  # arguments that may be names of layers
-    is_flat: bool = False  # no argument is a list of others
 
     def run(self, values: dict[fx.Node, Any]) -> None:
         """Call the piece with what its arguments are in `values`, and store its results there."""
-        if self.is_flat:
-            result = self.call(*[values[a] if isinstance(a, fx.Node) else a for a in self.node.args])
-        else:
-            result = self.call(*fx.map_arg(self.node.args, values.__getitem__))
+        result = self.call(*[values[argument] for argument in self.arguments])
         values[self.node] = result
         for index, node in self.items:
             values[node] = result[index]
@@ -83,7 +80,7 @@ class Layers:
     def __init__(self, units: list[Unit], run: Run, inputs: list[fx.Node], output: fx.Node) -> None:
         self._units, self._run, self._inputs, self._output = units, run, inputs, output
         self._layers = [units[begin : begin + run.period] for begin in range(run.begin, run.end, run.period)]
-        self._outputs = [_leaving(layer, output) for layer in self._layers]
+        self._outputs = [_leaving(layer) for layer in self._layers]
         self._host_ns: dict[Hashable, deque[int]] = {}
         self._kinds: dict[Hashable, int] = {}
         self._kind_of_name: dict[str, int] = {}
@@ -148,9 +145,7 @@ class Layers:
             kinds = [self._kind(layer, values, context) for layer in self._layers]
         for unit in self._units[: self._run.begin]:
             unit.run(values)
-        seen: dict[
-            Hashable, Any
-        ] = {}  # kind of layer in this step -> None (it ran once), then what it launched
+        seen: dict[Hashable, Any] = {}  # kind, in this step -> None: it ran once; then what it launched
         number = 0
         while number < len(self._layers):
             layer, (kind, _) = self._layers[number], kinds[number]
@@ -235,15 +230,17 @@ def _units(
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             inputs.append(node)
-        elif node.op == "call_module" and not node.kwargs:
+        elif node.op == "call_module":
+            arguments = [argument for argument in node.args if isinstance(argument, fx.Node)]
+            if node.kwargs or len(arguments) < len(node.args):
+                return None
             piece = graph._modules[str(node.target)]
             text = structure_of(piece) if isinstance(piece, fx.GraphModule) else None
             home[node] = (len(units), None)
             call = calls[str(node.target)]
-            unit = Unit(node, call.forward if isinstance(call, fx.GraphModule) else call)
-            unit.token = (text if text is not None else node.name, _sources(node, len(units), home))
-            unit.is_flat = not any(isinstance(a, (list, tuple, dict, slice)) for a in node.args)
-            unit.named_by = [argument for argument in node.all_input_nodes if _may_name(argument)]
+            unit = Unit(node, call.forward if isinstance(call, fx.GraphModule) else call, arguments)
+            unit.token = (text if text is not None else node.name, _sources(arguments, len(units), home))
+            unit.named_by = [argument for argument in arguments if _may_name(argument)]
             if isinstance(piece, fx.GraphModule):
                 unit.texts = _texts(piece)
             units.append(unit)
@@ -266,7 +263,7 @@ def _units(
     return units, inputs, output
 
 
-def _sources(node: fx.Node, number: int, home: dict[fx.Node, tuple[int, int | None]]) -> Hashable:
+def _sources(arguments: list[fx.Node], number: int, home: dict[fx.Node, tuple[int, int | None]]) -> Hashable:
     """Where the arguments of a piece come from: how many pieces back, or what kind of input of the model."""
 
     def source(argument: fx.Node) -> Any:
@@ -278,7 +275,7 @@ def _sources(node: fx.Node, number: int, home: dict[fx.Node, tuple[int, int | No
             return f"in {type(value).__name__}"
         return f"in {value.dtype} {[str(s) for s in value.shape]} {[str(s) for s in value.stride()]}"
 
-    return repr(fx.map_arg(node.args, source))
+    return tuple(source(argument) for argument in arguments)
 
 
 def _may_name(argument: fx.Node) -> bool:
@@ -287,10 +284,8 @@ def _may_name(argument: fx.Node) -> bool:
 
 
 def _texts(piece: fx.GraphModule) -> list[str]:
-    found: list[str] = []
-    for node in piece.graph.nodes:
-        tree_map(lambda leaf: found.append(leaf) if isinstance(leaf, str) else None, (node.args, node.kwargs))
-    return found
+    leaves = (leaf for node in piece.graph.nodes for leaf in tree_leaves((node.args, node.kwargs)))
+    return [leaf for leaf in leaves if isinstance(leaf, str)]
 
 
 def _longest_run(tokens: list[Hashable]) -> Run | None:
@@ -309,9 +304,9 @@ def _longest_run(tokens: list[Hashable]) -> Run | None:
     return best
 
 
-def _leaving(layer: list[Unit], output: fx.Node) -> list[tuple[tuple[int, int], fx.Node]]:
+def _leaving(layer: list[Unit]) -> list[tuple[tuple[int, int], fx.Node]]:
     """(place in the layer, node) of what is used outside of it."""
-    inside = {unit.node for unit in layer} | {node for unit in layer for node in unit.made}
+    inside = {node for unit in layer for node in unit.made}
     return [
         ((index, part), node)
         for index, unit in enumerate(layer)
