@@ -30,26 +30,26 @@ help:
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --no-compile --upgrade pip
 	mkdir -p $(STAMPS)
 	touch $@
 
 $(STAMPS)/torch: $(STAMPS)/venv
-	$(BIN)/pip install --quiet $(TORCH_PIP_ARGS) $(TORCH)
+	$(BIN)/pip install --quiet --no-compile $(TORCH_PIP_ARGS) $(TORCH)
 	@$(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda and 'make: torch came as a CUDA build; Revati \
 	needs the CPU build: make TORCH_PIP_ARGS=\"--index-url <index of CPU wheels>\"')"
 	touch $@
 
 $(STAMPS)/vllm: $(STAMPS)/torch
-	$(BIN)/pip install --quiet $(TORCH) $(VLLM)
+	$(BIN)/pip install --quiet --no-compile $(TORCH) $(VLLM)
 	touch $@
 
 $(STAMPS)/packages: $(STAMPS)/vllm Makefile
-	$(BIN)/pip install --quiet $(TORCH) $(VLLM) $(OUR_PACKAGES) $(TEST_PACKAGES)
+	$(BIN)/pip install --quiet --no-compile $(TORCH) $(VLLM) $(OUR_PACKAGES) $(TEST_PACKAGES)
 	touch $@
 
 $(STAMPS)/revati: $(STAMPS)/packages $(NATIVE_SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	$(BIN)/pip install --quiet --no-compile --no-build-isolation --no-deps -e .
 	touch $@
 
 setup: $(STAMPS)/revati

@@ -1,6 +1,6 @@
 // torch.cuda.CUDAGraph's base class.
 #include <pybind11/stl.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include "device/graph.h"
 #include "python/bindings.h"

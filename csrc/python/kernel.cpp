@@ -1,7 +1,7 @@
 // Launches of kernels that Python started (Triton): binding, host twin and record in one call.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include "device/backend.h"
 #include "dispatch/fallback.h"

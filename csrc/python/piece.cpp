@@ -2,7 +2,7 @@
 #include "dispatch/piece.h"
 
 #include <pybind11/stl.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include "device/backend.h"
 #include "python/bindings.h"
