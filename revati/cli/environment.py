@@ -88,6 +88,7 @@ _ENGINE_DEFAULTS = {
     "HF_HUB_OFFLINE": "1",  # no hub inside a run: an answer would take real time
     "OMP_NUM_THREADS": "1",  # libgomp spins with raw futex calls that the clock cannot see
     "TOKENIZERS_PARALLELISM": "false",
+    "HUMMING_DISABLE_PARALLEL_BUILD": "1",  # humming, on import, starts two builds that need the CUDA toolkit
     "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER": "0",  # FlashInfer compiles it with nvcc; DeepGEMM's stands for it
     "VLLM_DISABLE_COMPILE_CACHE": "1",  # nothing is generated that could be kept
     "VLLM_NO_USAGE_STATS": "1",
