@@ -113,19 +113,26 @@ const OpInfo& info_of(const c10::OperatorHandle& op) {
 }
 
 const OpInfo& info_of(const std::string& name, const std::vector<std::string>& arg_names) {
-  static auto& infos = *new std::unordered_map<std::string, std::unique_ptr<OpInfo>>;
+  // one name may be launched with several lists of arguments: those left at their defaults are not among them
+  static auto& infos = *new std::unordered_multimap<std::string, std::unique_ptr<OpInfo>>;
+  auto known = [&]() -> const OpInfo* {
+    auto [it, end] = infos.equal_range(name);
+    for (; it != end; ++it)
+      if (it->second->arg_names == arg_names) return it->second.get();
+    return nullptr;
+  };
   {
     std::lock_guard lock(mutex);
-    auto it = infos.find(name);
-    if (it != infos.end()) return *it->second;
+    if (const OpInfo* info = known()) return *info;
   }
   auto fresh = std::make_unique<OpInfo>();
   fresh->name = name;
   fresh->arg_names = arg_names;
   fresh->arg_count = arg_names.size();
-  classify_args(*fresh, name);
+  classify_args(*fresh, name);  // asks Python: not under the lock
   std::lock_guard lock(mutex);
-  return *infos.emplace(name, std::move(fresh)).first->second;
+  if (const OpInfo* info = known()) return *info;
+  return *infos.emplace(name, std::move(fresh))->second;
 }
 
 at::Tensor flat_arg(const c10::IValue* args, size_t n, int index) {

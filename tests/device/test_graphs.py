@@ -216,8 +216,9 @@ NAMES = [
 ]
 
 
-def attention(lengths: torch.Tensor) -> Callable[[], None]:
-    """A decode step of vLLM's Triton attention over `lengths` keys, as its launch is recorded."""
+def attention(lengths: torch.Tensor, order: int = 1) -> Callable[[], None]:
+    """A decode step of vLLM's Triton attention over `lengths` keys, as its launch is recorded; -1: from the last
+    argument to the first."""
     device = lengths.device
     cache = torch.empty(1 << 16, BLOCK, KV_HEADS, DIM, dtype=torch.bfloat16, device=device)
     arguments = (
@@ -228,7 +229,8 @@ def attention(lengths: torch.Tensor) -> Callable[[], None]:
         lengths,
         torch.arange(BATCH + 1, dtype=torch.int32, device=device),
     )
-    return lambda: _C.launch("triton::kernel_unified_attention", NAMES, *arguments, device=0)
+    names, values = NAMES[::order], arguments[::order]
+    return lambda: _C.launch("triton::kernel_unified_attention", names, *values, device=0)
 
 
 def predicted(lengths: list[int]) -> float:
@@ -279,6 +281,17 @@ def test_a_replay_asks_once_for_all_layers() -> None:
     lengths.fill_(77_777)
     graph.replay()
     assert _C.cache_counters()["live_price_misses"] - before == 1
+
+
+def test_one_kernel_may_be_launched_with_other_lists_of_arguments() -> None:
+    lengths = torch.ones(BATCH, dtype=torch.int32, device="revati:0")
+    graphs = [torch.revati.CUDAGraph() for _ in range(2)]  # type: ignore[attr-defined]
+    for graph, order in zip(graphs, (1, -1), strict=True):
+        launch = attention(lengths, order)
+        with torch.revati.graph(graph):  # type: ignore[attr-defined]
+            launch()
+    lengths.fill_(77_777)
+    assert replayed(graphs[0]) == replayed(graphs[1])
 
 
 # ---------------------------------------------------------------- torch's device-independent face
