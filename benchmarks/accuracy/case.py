@@ -108,6 +108,7 @@ class Series(Strict):
     older_engine: list[str] = Field(
         [], description="flags with which today's engine does what the measured version did (http)"
     )
+    older_engine_env: dict[str, str] = Field({}, description="variables for the same")
     goal: Goal = Goal()
     published_errors: list[str] = []
     notes: list[str] = []

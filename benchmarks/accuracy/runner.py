@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +151,7 @@ def _run_http(
     if variant.older_engine:
         words += case.series.older_engine
     request = session.BenchRequest(words, options_for(case, variant), case.series.gpus)
-    with _importable():
+    with _environment(case.series.older_engine_env if variant.older_engine else {}):
         outcome = session.run(request, run_dir)
     server_log = run_dir / "server.log"
     if log is not None and server_log.is_file():
@@ -196,17 +196,20 @@ def _run_in_process(
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
-    """Let the processes of a run import `benchmarks`."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [before])])
+def _environment(extra: Mapping[str, str]) -> Iterator[None]:
+    """`extra` for the processes of a run, which can import `benchmarks` too."""
+    path = os.pathsep.join([str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    changed = {**extra, "PYTHONPATH": path}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
