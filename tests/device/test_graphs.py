@@ -217,8 +217,10 @@ NAMES = [
 
 
 def attention(lengths: torch.Tensor, order: int = 1) -> Callable[[], None]:
-    """A decode step of vLLM's Triton attention over `lengths` keys, as its launch is recorded; -1: from the last
-    argument to the first."""
+    """A decode step of vLLM's Triton attention over `lengths` keys, as its launch is recorded.
+
+    order: 1, or -1 for arguments from the last to the first.
+    """
     device = lengths.device
     cache = torch.empty(1 << 16, BLOCK, KV_HEADS, DIM, dtype=torch.bfloat16, device=device)
     arguments = (
