@@ -12,6 +12,8 @@ STAMPS := $(VENV)/.stamps
 TORCH := torch==2.13.0
 TORCH_PIP_ARGS ?=  # where pip does not find the CPU build by itself
 VLLM := vllm==0.32.0
+# most of what these packages hold is never imported, so no byte code is made of it
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile
 TEST_PACKAGES := pytest pytest-timeout hypothesis expecttest ruff mypy types-PyYAML aiohttp uvicorn uvloop pyzmq
 OUR_PACKAGES := "pybind11>=2.13" numpy "xgboost>=2.1" "pyarrow>=15" "pandas>=2" "pydantic>=2" pyyaml "rich>=13" \
 	"typer>=0.12" plotly "setuptools>=77" wheel ninja
@@ -30,26 +32,26 @@ help:
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --upgrade pip
+	$(PIP_INSTALL) --upgrade pip
 	mkdir -p $(STAMPS)
 	touch $@
 
 $(STAMPS)/torch: $(STAMPS)/venv
-	$(BIN)/pip install --quiet --no-compile $(TORCH_PIP_ARGS) $(TORCH)
+	$(PIP_INSTALL) $(TORCH_PIP_ARGS) $(TORCH)
 	@$(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda and 'make: torch came as a CUDA build; Revati \
 	needs the CPU build: make TORCH_PIP_ARGS=\"--index-url <index of CPU wheels>\"')"
 	touch $@
 
 $(STAMPS)/vllm: $(STAMPS)/torch
-	$(BIN)/pip install --quiet --no-compile $(TORCH) $(VLLM)
+	$(PIP_INSTALL) $(TORCH) $(VLLM)
 	touch $@
 
 $(STAMPS)/packages: $(STAMPS)/vllm Makefile
-	$(BIN)/pip install --quiet --no-compile $(TORCH) $(VLLM) $(OUR_PACKAGES) $(TEST_PACKAGES)
+	$(PIP_INSTALL) $(TORCH) $(VLLM) $(OUR_PACKAGES) $(TEST_PACKAGES)
 	touch $@
 
 $(STAMPS)/revati: $(STAMPS)/packages $(NATIVE_SOURCES)
-	$(BIN)/pip install --quiet --no-compile --no-build-isolation --no-deps -e .
+	$(PIP_INSTALL) --no-build-isolation --no-deps -e .
 	touch $@
 
 setup: $(STAMPS)/revati

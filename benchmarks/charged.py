@@ -26,13 +26,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environment import with_benchmarks
 from revati.cli.environment import RunOptions, build_environment
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.clock.calibrate import timed_work_s
 from revati.models.catalogue import find_model
 from revati.models.materialise import materialise
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
 _MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 METRICS = ("ttft_ms", "tpot_ms", "e2e_ms")
 LIMITED = ("tpot_ms", "e2e_ms")
@@ -93,8 +93,7 @@ def play(
         output, file = run_dir / "steps.json", run_dir / "steps-spec.json"
         file.write_text(json.dumps({**spec, "model": str(materialise(entry)), "output": str(output)}))
         command = [sys.executable, "-m", "benchmarks.step_load", str(file)]
-        env = dict(os.environ)
-        env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
+        env = with_benchmarks(os.environ)
         if cpu_time is None:
             code = subprocess.run(command, env=build_environment(options, run_dir, env)).returncode
         else:

@@ -22,12 +22,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environment import with_benchmarks
 from revati.cli.environment import RunOptions, build_environment
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.models.catalogue import find_model
 from revati.models.materialise import materialise
-
-_REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ def _run(
         output, spec = run_dir / "speed.json", run_dir / "speed-spec.json"
         spec.write_text(json.dumps({**load, "engine_args": args, "output": str(output)}))
         command = [sys.executable, "-m", "benchmarks.speed_load", str(spec)]
-        env = dict(os.environ)
-        env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
+        env = with_benchmarks(os.environ)
         if virtual:
             code = run_world(command, options, run_dir=run_dir, base_env=env).exit_code
         else:

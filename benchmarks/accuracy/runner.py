@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.accuracy.case import DATA_ENV, Case, CaseError
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
+from benchmarks.environment import with_benchmarks
 from revati.bench import session
 from revati.cli.environment import RunOptions
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
@@ -22,8 +23,6 @@ from revati.models.materialise import materialise
 from revati.models.sharegpt import write_dataset
 from revati.report.ops import load_json
 from revati.report.summary import run_block, versions
-
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,7 @@ def _run_in_process(
             }
         )
     )
-    env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
+    env = with_benchmarks(os.environ)
     command = [sys.executable, "-m", "benchmarks.accuracy.inprocess", str(spec)]
     world = run_world(command, options_for(case, variant), run_dir=run_dir, base_env=env)
     result = load_json(output)
@@ -198,18 +196,13 @@ def _run_in_process(
 @contextmanager
 def _environment(extra: Mapping[str, str]) -> Iterator[None]:
     """`extra` for the processes of a run, which can import `benchmarks` too."""
-    path = os.pathsep.join([str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    changed = {**extra, "PYTHONPATH": path}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
+    before = dict(os.environ)
+    os.environ.update(with_benchmarks({**before, **extra}))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 #include <pybind11/chrono.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include "comm/backend.h"
 #include "comm/mirror.h"

@@ -13,33 +13,37 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def emulate() -> Callable[..., Any]:
-    """`emulate(program, *run_flags)`: what a Python program prints behind RESULT in a run on an H100.
+def attempt() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`attempt(program, *run_flags)`: a Python program run to its end, on an H100 by default.
 
-    program: its path and its arguments; it prints JSON. env: variables beside those of this process.
+    program: its path and its arguments. env: variables beside those of this process.
     """
 
     def run(
-        program: Sequence[object], *flags: str, timeout_s: float = 600, env: dict[str, str] | None = None
-    ) -> Any:
-        line = [
-            sys.executable,
-            "-m",
-            "revati.cli.main",
-            "run",
-            "--gpu",
-            "h100_sxm",
-            *flags,
-            "--",
-            sys.executable,
-        ]
-        done = subprocess.run(
+        program: Sequence[object],
+        *flags: str,
+        gpu: str = "h100_sxm",
+        timeout_s: float = 600,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", gpu, *flags, "--", sys.executable]
+        return subprocess.run(
             [*line, *map(str, program)],
             capture_output=True,
             text=True,
             timeout=timeout_s,
             env={**os.environ, **(env or {})},
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def emulate(attempt: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """As `attempt`, for a program that ends well: the JSON that it prints behind RESULT."""
+
+    def run(program: Sequence[object], *flags: str, **options: Any) -> Any:
+        done = attempt(program, *flags, **options)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         (found,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT ")]
         return json.loads(found.removeprefix("RESULT "))

@@ -54,27 +54,16 @@ def test_every_request_gets_its_tokens_under_memory_pressure_and_reruns_are_iden
     assert emulate([program], "--cpu-time", "free") == first
 
 
-def test_a_model_that_does_not_fit_is_refused_by_vllm_itself(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused_by_vllm_itself(
+    tmp_path: Path, attempt: Callable[..., Any]
+) -> None:
     program = tmp_path / "big.py"
     program.write_text(
         PROGRAM.replace("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B").replace(
             '{"num_hidden_layers": 2}', "{}"
         )
     )
-    line = [
-        sys.executable,
-        "-m",
-        "revati.cli.main",
-        "run",
-        "--gpu",
-        "rtx4090",
-        "--cpu-time",
-        "free",
-        "--",
-        sys.executable,
-        str(program),
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    done = attempt([program], "--cpu-time", "free", gpu="rtx4090")
     assert done.returncode != 0
     assert "CUDA out of memory" in done.stdout + done.stderr
 
