@@ -59,7 +59,8 @@ def build_environment(
 ) -> dict[str, str]:
     """Return the environment of a run: `base` (default: this process's) with Revati's variables on top.
 
-    Values that the user already set for the engine (hub access, usage statistics, thread counts) are kept.
+    Values that the user already set for the engine (hub access, usage statistics, thread counts, cache folders)
+    are kept.
     """
     env = dict(os.environ if base is None else base)
     env.update(
@@ -77,11 +78,20 @@ def build_environment(
     env["LD_LIBRARY_PATH"] = _prefixed(env.get("LD_LIBRARY_PATH"), stub_dirs())
     for name, value in _ENGINE_DEFAULTS.items():
         env.setdefault(name, value)
+    caches = _caches(env)
+    env.setdefault("VLLM_CACHE_ROOT", str(caches / "vllm"))
+    env.setdefault("FLASHINFER_WORKSPACE_BASE", str(caches))
     # FlashInfer would ask CUDA while it is imported; vLLM could not fork its workers any more
     env.setdefault("FLASHINFER_CUDA_ARCH_LIST", "{}.{}".format(*load_spec(options.gpu).compute_capability))
     for name in _REAL_GPU_VARIABLES:
         env.pop(name, None)
     return env
+
+
+def _caches(env: Mapping[str, str]) -> Path:
+    """Where engines keep what they learn in a run: what was tuned on a virtual GPU is of no use to a real one."""
+    base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or str(Path.home()), ".cache")
+    return Path(base) / "revati" / "engines"
 
 
 _ENGINE_DEFAULTS = {

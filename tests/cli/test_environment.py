@@ -42,6 +42,17 @@ def test_what_the_user_set_for_the_engine_is_kept(tmp_path: Path) -> None:
     assert env["VLLM_NO_USAGE_STATS"] == "1"
 
 
+def test_engines_do_not_write_into_the_caches_of_real_gpus(tmp_path: Path) -> None:
+    options = RunOptions("h100_sxm")
+    env = build_environment(options, tmp_path, {"HOME": "/home/me"})
+    assert env["VLLM_CACHE_ROOT"] == "/home/me/.cache/revati/engines/vllm"
+    assert env["FLASHINFER_WORKSPACE_BASE"] == "/home/me/.cache/revati/engines"
+    moved = build_environment(options, tmp_path, {"HOME": "/home/me", "XDG_CACHE_HOME": "/var/caches"})
+    assert moved["VLLM_CACHE_ROOT"] == "/var/caches/revati/engines/vllm"
+    own = build_environment(options, tmp_path, {"VLLM_CACHE_ROOT": "/mine"})
+    assert own["VLLM_CACHE_ROOT"] == "/mine"
+
+
 def test_leftovers_of_another_run_do_not_leak_in(tmp_path: Path) -> None:
     base = {"REVATI_TRACE": "/old", "REVATI_STRICT": "1", "CUDA_VISIBLE_DEVICES": "3"}
     env = build_environment(RunOptions("h100_sxm"), tmp_path, base)
