@@ -59,8 +59,8 @@ def build_environment(
 ) -> dict[str, str]:
     """Return the environment of a run: `base` (default: this process's) with Revati's variables on top.
 
-    Values that the user already set for the engine (hub access, usage statistics, thread counts, cache folders)
-    are kept.
+    Values that the user already set for the engine (hub access, usage statistics, thread counts, cache
+    folders) are kept.
     """
     env = dict(os.environ if base is None else base)
     env.update(
@@ -89,7 +89,7 @@ def build_environment(
 
 
 def _caches(env: Mapping[str, str]) -> Path:
-    """Where engines keep what they learn in a run: what was tuned on a virtual GPU is of no use to a real one."""
+    """Where engines keep what they learn in a run: a real GPU has no use for what was tuned on a virtual one."""
     base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or str(Path.home()), ".cache")
     return Path(base) / "revati" / "engines"
 
