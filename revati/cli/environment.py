@@ -89,7 +89,7 @@ def build_environment(
 
 
 def _caches(env: Mapping[str, str]) -> Path:
-    """Where engines keep what they learn in a run: a real GPU has no use for what was tuned on a virtual one."""
+    """Where engines keep what they learn in a run: what was tuned on a virtual GPU is not for a real one."""
     base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or str(Path.home()), ".cache")
     return Path(base) / "revati" / "engines"
 
