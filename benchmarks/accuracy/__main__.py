@@ -6,14 +6,15 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.accuracy.case import Case, CaseError, load_cases, select
-from benchmarks.accuracy.runner import Outcome, Variant, run_case
+from benchmarks.accuracy.runner import Outcome, Variant, run_case, run_one_server
 from benchmarks.accuracy.table import case_table, markdown, replace_section
 from revati.cli.errors import CliError
 
@@ -58,29 +59,41 @@ def run_all(
     outcomes: list[Outcome] = []
     failures: list[str] = []
     earlier = _earlier(arguments.json) if arguments.resume else {}
-    for case in chosen:
-        for variant in variants(arguments.variants, arguments.cpu_factor):
-            if variant.name == "own-kv" and not case.series.pinned:
-                continue
-            if not variant.fold_ranks and case.series.gpus == 1:
-                continue
-            if variant.older_engine and not case.series.older_engine:
-                continue
-            if (case.id, variant.name) in earlier:
-                outcomes.append(Outcome.from_json(case, variant, earlier[case.id, variant.name]))
-                continue
-            try:
-                outcome = run_case(case, variant, data=arguments.data, log=arguments.logs)
-            except (CaseError, CliError) as error:
-                failures.append(f"{case.id} ({variant.name}): {error}")
-                console.print(f"[red]{failures[-1]}[/]")
-                continue
-            outcomes.append(outcome)
+    for cases, variant in jobs(chosen, variants(arguments.variants, arguments.cpu_factor)):
+        if all((case.id, variant.name) in earlier for case in cases):
+            outcomes += [Outcome.from_json(case, variant, earlier[case.id, variant.name]) for case in cases]
+            continue
+        try:
+            if cases[0].series.one_server:
+                found = run_one_server(cases, variant, log=arguments.logs)
+            else:
+                found = [run_case(cases[0], variant, data=arguments.data, log=arguments.logs)]
+        except (CaseError, CliError) as error:
+            failures.append(f"{cases[0].id} ({variant.name}): {error}")
+            console.print(f"[red]{failures[-1]}[/]")
+            continue
+        outcomes += found
+        for outcome in found:
             console.print(case_table(outcome))
-            if arguments.json is not None:
-                earlier[case.id, variant.name] = outcome.as_json()
-                arguments.json.write_text(json.dumps(list(earlier.values()), indent=1) + "\n")
+            earlier[outcome.case.id, variant.name] = outcome.as_json()
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(list(earlier.values()), indent=1) + "\n")
     return outcomes, failures
+
+
+def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[list[Case], Variant]]:
+    """What is emulated in one go: a case, or the chosen points of a series that shares a server."""
+    for _, group in groupby(chosen, key=lambda case: case.series.id if case.series.one_server else case.id):
+        cases = list(group)
+        series = cases[0].series
+        for variant in wanted:
+            if variant.name == "own-kv" and not series.pinned:
+                continue
+            if not variant.fold_ranks and series.gpus == 1:
+                continue
+            if variant.older_engine and not series.older_engine:
+                continue
+            yield cases, variant
 
 
 def _earlier(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 CASES_DIR = Path(__file__).resolve().parent / "cases"
 DATA_ENV = "REVATI_GROUND_TRUTH"
 LATENCIES = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
-STATISTICS = ("mean", "p50", "p99")
+STATISTICS = ("mean", "p50", "p95", "p99")
 
 
 class CaseError(ValueError):
@@ -34,6 +34,7 @@ class Statistics(Strict):
 
     mean: float | None = None
     p50: float | None = None
+    p95: float | None = None
     p99: float | None = None
 
 
@@ -54,6 +55,7 @@ class Workload(Strict):
     kind: Literal["sharegpt_like", "random", "recorded"]
     prompts: int | None = Field(None, gt=0)
     prompts_per_concurrency: int | None = Field(None, gt=0)
+    min_prompts: int = Field(0, ge=0, description="at least so many where they follow the concurrency")
     total_prompt_tokens: int | None = None
     total_output_tokens: int | None = None
     input_tokens: int | None = None
@@ -105,6 +107,9 @@ class Series(Strict):
     engine_args: dict[str, Any] = Field({}, description="of AsyncEngineArgs (in_process)")
     pinned: dict[str, Any] = Field({}, description="engine_args that copy what the real engine had resolved")
     workload: Workload
+    one_server: bool = Field(
+        False, description="all points in one server's life, in order: what it has cached counts (http)"
+    )
     older_engine: list[str] = Field(
         [], description="flags with which today's engine does what the measured version did (http)"
     )

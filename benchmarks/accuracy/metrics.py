@@ -9,17 +9,18 @@ import numpy
 
 from benchmarks.accuracy.case import LATENCIES, STATISTICS, Measured
 
-_VLLM_PREFIX = {"mean": "mean", "p50": "median", "p99": "p99"}
+_VLLM_PREFIX = {"mean": "mean", "p50": "median", "p95": "p95", "p99": "p99"}
 
 
 def statistics(values_ms: Sequence[float]) -> dict[str, float]:
-    """Mean, median and 99th percentile."""
+    """Mean, median, 95th and 99th percentile."""
     if not len(values_ms):
         return {}
     data = numpy.asarray(values_ms, dtype=float)
     return {
         "mean": float(data.mean()),
         "p50": float(numpy.percentile(data, 50)),
+        "p95": float(numpy.percentile(data, 95)),
         "p99": float(numpy.percentile(data, 99)),
     }
 

@@ -6,16 +6,18 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.case import DATA_ENV, Case, CaseError
+from benchmarks.accuracy.case import DATA_ENV, Case, CaseError, Series
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
 from benchmarks.environment import with_benchmarks
 from revati.bench import session
+from revati.bench.plan import CLIENT_RESULT, SERVER_LOG, BenchPlan, free_port
+from revati.bench.result import collect
 from revati.cli.environment import RunOptions
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.models.catalogue import find_model
@@ -117,7 +119,8 @@ def bench_words(case: Case, folder: Path) -> list[str]:
     """Flags of `revati bench vllm` for an HTTP case; writes the dataset into `folder` where one is needed."""
     workload, point = case.series.workload, case.point
     words = ["--model", case.series.model, *case.series.flags, *point.flags]
-    prompts = workload.prompts or (workload.prompts_per_concurrency or 10) * (point.concurrency or 1)
+    by_concurrency = (workload.prompts_per_concurrency or 10) * (point.concurrency or 1)
+    prompts = workload.prompts or max(workload.min_prompts, by_concurrency)
     words += ["--num-prompts", str(prompts)]
     if point.concurrency is not None:
         words += ["--max-concurrency", str(point.concurrency)]
@@ -146,18 +149,63 @@ def bench_words(case: Case, folder: Path) -> list[str]:
 def _run_http(
     case: Case, variant: Variant, run_dir: Path, log: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    words = bench_words(case, run_dir)
-    if variant.older_engine:
-        words += case.series.older_engine
-    request = session.BenchRequest(words, options_for(case, variant), case.series.gpus)
-    with _environment(case.series.older_engine_env if variant.older_engine else {}):
-        outcome = session.run(request, run_dir)
-    server_log = run_dir / "server.log"
-    if log is not None and server_log.is_file():
-        (log / f"{case.id}-{variant.name}.log").write_bytes(server_log.read_bytes())
+    with _environment(_extra_environment(case.series, variant)):
+        outcome = session.run(_request(case, variant, run_dir), run_dir)
+    _keep_log(run_dir, log, f"{case.id}-{variant.name}")
     if not outcome.result.client:
         raise CaseError(f"{case.id}: the run ended at stage {outcome.result.stage!r}: {outcome.result.error}")
     return from_bench(outcome.result.client), outcome.result.block
+
+
+def _request(case: Case, variant: Variant, folder: Path, words: Sequence[str] = ()) -> session.BenchRequest:
+    extra = case.series.older_engine if variant.older_engine else []
+    typed = [*bench_words(case, folder), *extra, *words]
+    return session.BenchRequest(typed, options_for(case, variant), case.series.gpus)
+
+
+def _extra_environment(series: Series, variant: Variant) -> Mapping[str, str]:
+    return series.older_engine_env if variant.older_engine else {}
+
+
+def _keep_log(run_dir: Path, folder: Path | None, name: str) -> None:
+    server_log = run_dir / SERVER_LOG
+    if folder is not None and server_log.is_file():
+        (folder / f"{name}.log").write_bytes(server_log.read_bytes())
+
+
+def run_one_server(
+    cases: Sequence[Case], variant: Variant | None = None, *, log: Path | None = None
+) -> list[Outcome]:
+    """Emulate points of one series one after another against one server, as they were measured.
+
+    Their blocks are those of the whole run.
+    """
+    variant = variant or Variant()
+    series = cases[0].series
+    with _run_dir() as run_dir, _environment(_extra_environment(series, variant)):
+        plans: list[BenchPlan] = []
+        port = ["--port", str(free_port())]
+        for case in cases:
+            folder = run_dir / case.point.id
+            folder.mkdir()
+            prepared = session.prepare(_request(case, variant, folder, port), folder)
+            plans.append(prepared.plan)
+        spec = run_dir / "clients.json"
+        spec.write_text(json.dumps([plan.client_command for plan in plans]))
+        command = [sys.executable, "-m", "benchmarks.accuracy.clients", str(spec)]
+        whole = dataclasses.replace(plans[0], run_dir=run_dir, client_command=command)
+        result = collect(whole, session.run_plan(whole, prepared.options))
+        _keep_log(run_dir, log, f"{series.id}-{variant.name}")
+        clients = [load_json(plan.run_dir / CLIENT_RESULT) for plan in plans]
+    missing = [case.id for case, client in zip(cases, clients, strict=True) if not client]
+    if missing:
+        raise CaseError(f"{missing[0]}: the run ended at stage {result.stage!r}: {result.error}")
+    outcomes = []
+    for case, client in zip(cases, clients, strict=True):
+        flat = flatten(from_bench(client))
+        errors = errors_percent(flatten(case.point.measured), flat)
+        outcomes.append(Outcome(case, variant, flat, errors, result.block))
+    return outcomes
 
 
 def _run_in_process(

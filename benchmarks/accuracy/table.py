@@ -12,14 +12,15 @@ from benchmarks.accuracy.runner import Outcome
 
 BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
 _COLUMNS = ("ttft_ms.mean", "tpot_ms.mean", "itl_ms.p99", "e2el_ms.mean", "duration_s", "output_tokens_per_s")
-_TITLES = {
-    "ttft_ms.mean": "TTFT mean, ms",
-    "tpot_ms.mean": "TPOT mean, ms",
-    "itl_ms.p99": "ITL p99, ms",
-    "e2el_ms.mean": "E2EL mean, ms",
-    "duration_s": "duration, s",
-    "output_tokens_per_s": "output tokens/s",
-}
+_COLUMNS_OF_PERCENTILES = (  # where no means were published
+    "ttft_ms.p95",
+    "tpot_ms.p95",
+    "itl_ms.p50",
+    "e2el_ms.p95",
+    "duration_s",
+    "output_tokens_per_s",
+)
+_TITLES = {"duration_s": "duration, s", "output_tokens_per_s": "output tokens/s"}
 
 
 def case_table(outcome: Outcome) -> Table:
@@ -45,14 +46,32 @@ def case_table(outcome: Outcome) -> Table:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """One row a case: measured, predicted and error of the main metrics, with versions and goals."""
-    lines = [
-        "| case | variant | measured engine | " + " | ".join(_TITLES[name] for name in _COLUMNS) + " | goal |"
-    ]
-    lines.append("|---" * (len(_COLUMNS) + 4) + "|")
+    """Rows of measured, predicted and error, with versions and goals: a table for cases with published means,
+    another for those with percentiles only."""
+    means = [one for one in outcomes if not _only_percentiles(one)]
+    percentiles = [one for one in outcomes if _only_percentiles(one)]
+    tables = [_markdown(means, _COLUMNS), _markdown(percentiles, _COLUMNS_OF_PERCENTILES)]
+    return "\n".join(table for table in tables if table)
+
+
+def _only_percentiles(outcome: Outcome) -> bool:
+    measured = flatten(outcome.case.point.measured)
+    return "ttft_ms.p95" in measured and "ttft_ms.mean" not in measured
+
+
+def _title(name: str) -> str:
+    latency, _, statistic = name.partition("_ms.")
+    return _TITLES.get(name) or f"{latency.upper()} {statistic}, ms"
+
+
+def _markdown(outcomes: Sequence[Outcome], columns: Sequence[str]) -> str:
+    if not outcomes:
+        return ""
+    lines = ["| case | variant | measured engine | " + " | ".join(map(_title, columns)) + " | goal |"]
+    lines.append("|---" * (len(columns) + 4) + "|")
     for outcome in outcomes:
         measured = flatten(outcome.case.point.measured)
-        cells = [_cell(measured.get(name), outcome.predicted.get(name)) for name in _COLUMNS]
+        cells = [_cell(measured.get(name), outcome.predicted.get(name)) for name in columns]
         misses = outcome.misses()
         verdict = (
             "none set"

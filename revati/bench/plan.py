@@ -22,6 +22,7 @@ _CLIENT = (sys.executable, "-m", "revati.bench.client")
 PARALLEL_SIZES = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 _GRACE_S = 30  # so that workers end by themselves and write their reports; vLLM would kill them at once
 
+
 @dataclass(frozen=True)
 class BenchPlan:
     """What the driver carries out. All paths lie in the run directory."""

@@ -51,8 +51,17 @@ class BenchOutcome:
         return EXIT_INTERRUPTED if self.result.stage == "interrupted" else self.world.exit_code
 
 
-def run(request: BenchRequest, run_dir: Path) -> BenchOutcome:
-    """Run the benchmark in `run_dir` (private, made and removed by the caller)."""
+@dataclass(frozen=True)
+class PreparedBench:
+    """A benchmark whose flags are sorted and whose model is found: ready to run."""
+
+    plan: BenchPlan
+    options: RunOptions
+    detailed: bool
+
+
+def prepare(request: BenchRequest, run_dir: Path) -> PreparedBench:
+    """Sort the flags, find the model, make the plan. `run_dir`: private, made and removed by the caller."""
     flags = _sort(request, run_dir)
     model_name = _model_name(flags)
     try:
@@ -66,8 +75,14 @@ def run(request: BenchRequest, run_dir: Path) -> BenchOutcome:
     if gpus < needed:
         raise CliError(f"--gpus {gpus} is too few: the parallelism asked for needs {needed}")
     options = dataclasses.replace(request.options, gpus=gpus)
-    world = _run_plan(plan, options)
-    return BenchOutcome(collect(plan, world), world, detailed="--save-detailed" in flags.values)
+    return PreparedBench(plan, options, detailed="--save-detailed" in flags.values)
+
+
+def run(request: BenchRequest, run_dir: Path) -> BenchOutcome:
+    """Run the benchmark in `run_dir` (private, made and removed by the caller)."""
+    prepared = prepare(request, run_dir)
+    world = run_plan(prepared.plan, prepared.options)
+    return BenchOutcome(collect(prepared.plan, world), world, prepared.detailed)
 
 
 def _check_lengths(options: RunOptions, flags: flag_sorting.SortedFlags) -> None:
@@ -84,7 +99,8 @@ def _check_lengths(options: RunOptions, flags: flag_sorting.SortedFlags) -> None
         )
 
 
-def _run_plan(plan: BenchPlan, options: RunOptions) -> WorldResult:
+def run_plan(plan: BenchPlan, options: RunOptions) -> WorldResult:
+    """Run a plan in a world of its own."""
     plan_file = plan.run_dir / _PLAN_FILE
     plan_file.write_text(plan.to_json())
     base_env = hub_environment(plan.server_command, plan.run_dir, options.model_config_dirs)

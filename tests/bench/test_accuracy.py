@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.__main__ import jobs, main
 from benchmarks.accuracy.case import Case, CaseError, load_cases, load_series, select
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
 from benchmarks.accuracy.runner import Outcome, Variant, bench_words, data_folder
@@ -70,6 +72,53 @@ def test_a_random_case_scales_its_prompts(tmp_path: Path) -> None:
     words = bench_words(case_named("h100-llama70b-fp8-c16"), tmp_path)
     assert words[words.index("--num-prompts") + 1] == "160"
     assert words[words.index("--max-num-seqs") + 1] == "16"
+
+
+def test_a_random_case_has_a_least_number_of_prompts(tmp_path: Path) -> None:
+    for point, prompts in (("c4", "50"), ("c16", "80")):
+        words = bench_words(case_named(f"h100-qwen3-8b-v030-chat-{point}"), tmp_path)
+        assert words[words.index("--num-prompts") + 1] == prompts
+
+
+def test_points_that_share_a_server_are_one_job() -> None:
+    cases = select(load_cases(), ["h100-qwen3-8b-v030-chat", "h100-qwen3-8b-c1", "h100-qwen3-8b-c4"])
+    older = Variant("older-engine", older_engine=True)
+    found = [
+        ([case.id for case in group], variant.name) for group, variant in jobs(cases, [Variant(), older])
+    ]
+    shared = [case.id for case in cases if case.series.one_server]
+    assert len(shared) == 7
+    assert found == [
+        (shared, "default"),
+        *[
+            ([f"h100-qwen3-8b-{point}"], name)
+            for point in ("c1", "c4")
+            for name in ("default", "older-engine")
+        ],
+    ]
+
+
+def test_clients_run_in_turn_until_one_fails(tmp_path: Path) -> None:
+    note = "import sys; open(sys.argv[1], 'a').write(sys.argv[2]); sys.exit(int(sys.argv[3]))"
+    notes, spec = tmp_path / "notes", tmp_path / "clients.json"
+    commands = [
+        [sys.executable, "-c", note, str(notes), *words] for words in (("a", "0"), ("b", "3"), ("c", "0"))
+    ]
+    spec.write_text(json.dumps(commands))
+    program = [sys.executable, "-m", "benchmarks.accuracy.clients", str(spec)]
+    assert subprocess.run(program, check=False).returncode == 3
+    assert notes.read_text() == "ab"
+
+
+def test_cases_with_percentiles_only_have_a_table_of_their_own() -> None:
+    means, percentiles = case_named("h100-qwen3-8b-c1"), case_named("h100-qwen3-8b-v030-chat-c1")
+    outcomes = [
+        Outcome(means, Variant(), {"tpot_ms.mean": 7.28}, {}, {}),
+        Outcome(percentiles, Variant(), {"tpot_ms.p95": 6.84}, {}, {}),
+    ]
+    first, second = markdown(outcomes).split("\n\n")
+    assert "TPOT mean, ms" in first and "7.28 / 7.28 (+0.0%)" in first
+    assert "TPOT p95, ms" in second and "6.84 / 6.84 (+0.0%)" in second
 
 
 def test_missing_data_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

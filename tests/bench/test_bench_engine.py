@@ -160,9 +160,7 @@ def test_a_profile_of_another_engine_version_is_noted(served: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_is_byte_identical(
-    configs: Path, served: Path, load: list[str], tmp_path: Path
-) -> None:
+def test_a_second_run_is_byte_identical(configs: Path, served: Path, load: list[str], tmp_path: Path) -> None:
     assert bench(configs, *load, "--result", str(tmp_path / "again.json")) == 0
     first, again = served / "out.json", tmp_path / "again.json"
     assert without_wall_clock(again.read_text()) == without_wall_clock(first.read_text())
