@@ -76,6 +76,16 @@ CASES = (
         },
     ),
     Case(
+        "h100-qwen3-8b",
+        "h100_sxm",
+        "Qwen/Qwen3-8B",
+        377024 // 16,
+        "vLLM 0.30.0, silybench-data",
+        "0.31",
+        # the server's default batch: 8192 tokens on an H100
+        {"max_num_seqs": 1024, "max_num_batched_tokens": 8192, "max_model_len": 16384},
+    ),
+    Case(
         "h100-70b-tp4-8192",
         "h100_sxm",
         "meta-llama/Llama-3.1-70B-Instruct",

@@ -89,6 +89,7 @@ class Point(Strict):
     id: str
     concurrency: int | None = Field(None, gt=0)
     flags: list[str] = []
+    seed: int | None = Field(None, description="instead of the workload's, for other prompts")
     measured: Measured
 
 

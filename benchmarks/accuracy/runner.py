@@ -122,6 +122,7 @@ def bench_words(case: Case, folder: Path) -> list[str]:
     by_concurrency = (workload.prompts_per_concurrency or 10) * (point.concurrency or 1)
     prompts = workload.prompts or max(workload.min_prompts, by_concurrency)
     words += ["--num-prompts", str(prompts)]
+    seed = workload.seed if point.seed is None else point.seed
     if point.concurrency is not None:
         words += ["--max-concurrency", str(point.concurrency)]
     if workload.kind == "sharegpt_like":
@@ -133,13 +134,13 @@ def bench_words(case: Case, folder: Path) -> list[str]:
             dataset,
             entry.config(),
             prompts,
-            workload.seed,
+            seed,
             total_prompt_tokens=workload.total_prompt_tokens,
             total_output_tokens=workload.total_output_tokens,
         )
         return [*words, "--dataset-name", "sharegpt", "--dataset-path", str(dataset)]
     if workload.kind == "random":
-        words += ["--dataset-name", "random", "--seed", str(workload.seed)]
+        words += ["--dataset-name", "random", "--seed", str(seed)]
         words += ["--random-input-len", str(workload.input_tokens)]
         words += ["--random-output-len", str(workload.output_tokens)]
         return [*words, "--random-range-ratio", json.dumps(workload.range_ratio)]
