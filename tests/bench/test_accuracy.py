@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy import clients
 from benchmarks.accuracy.__main__ import jobs, main
 from benchmarks.accuracy.case import Case, CaseError, load_cases, load_series, select
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
@@ -98,15 +97,18 @@ def test_points_that_share_a_server_are_one_job() -> None:
     ]
 
 
-def test_clients_run_in_turn_until_one_fails(tmp_path: Path) -> None:
-    note = "import sys; open(sys.argv[1], 'a').write(sys.argv[2]); sys.exit(int(sys.argv[3]))"
+def test_clients_run_in_turn_until_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_client.py").write_text(
+        "import sys\ndef main():\n    path, note, code = sys.argv[1:]\n"
+        "    open(path, 'a').write(note)\n    sys.exit(int(code))\n"
+    )
     notes, spec = tmp_path / "notes", tmp_path / "clients.json"
-    commands = [
-        [sys.executable, "-c", note, str(notes), *words] for words in (("a", "0"), ("b", "3"), ("c", "0"))
-    ]
-    spec.write_text(json.dumps(commands))
-    program = [sys.executable, "-m", "benchmarks.accuracy.clients", str(spec)]
-    assert subprocess.run(program, check=False).returncode == 3
+    words = [("a", "0"), ("b", "3"), ("c", "0")]
+    spec.write_text(json.dumps([["python", "-m", "a_client", str(notes), *pair] for pair in words]))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(clients, "PRELOADED", ())
+    monkeypatch.setattr("sys.argv", ["clients", str(spec)])
+    assert clients.main() == 3
     assert notes.read_text() == "ab"
 
 
