@@ -1,8 +1,8 @@
 """Clients one after another, as one program: `python -m benchmarks.accuracy.clients SPEC`.
 
 SPEC is a JSON list of commands `python -m MODULE ...`, all of one module whose `main()` reads `sys.argv`.
-Each runs in a fork of this process, which has imported what `vllm bench serve` needs: half a minute of imports
-is paid once. The first that fails ends the program with its code.
+Each runs in a fork of this process, which has imported what `vllm bench serve` needs: half a minute of it
+once. The first that fails ends the program with its code.
 """
 
 from __future__ import annotations
