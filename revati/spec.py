@@ -96,6 +96,11 @@ class GpuSpec(BaseModel):
     l2_bytes: int = Field(gt=0, lt=2**30)
     l2_bytes_per_s: float = Field(gt=1e10, lt=1e15)
     peak_flops: PeakFlops
+    sustained_flops: dict[str, float] = Field(
+        default_factory=dict,
+        description="what large matrix products keep up at the power limit, by element kind; others keep "
+        "the rate of their table",
+    )
     nvlink_bytes_per_s: float = Field(ge=0, lt=1e13, description="one direction, one GPU; 0: no NVLink")
     symm_mem_all_reduce: dict[int, SymmetricMemory] = Field(
         default_factory=dict, description="by number of ranks; where empty, NCCL's table stands in"

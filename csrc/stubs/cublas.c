@@ -4,6 +4,8 @@
 enum { CUBLAS_STATUS_NOT_INITIALIZED = 1 };
 #define STUB(name) int name(void) { CALLED(); return CUBLAS_STATUS_NOT_INITIALIZED; }
 
+STUB(cublasGemmEx)
+STUB(cublasGetMathMode)
 STUB(cublasHgemm)
 STUB(cublasLtCreate)
 STUB(cublasLtDestroy)

@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from revati.cli.errors import CliError
+from revati.engines.vllm import versions
 
 _SYS_FUTEX_WAITV = 449
 _WANTED = {"torch": "2.13.0", "vllm": "0.32.0"}
@@ -121,7 +122,8 @@ def _check_package(name: str, need: bool) -> Finding:
         found = version(name)
     except PackageNotFoundError:
         return Finding(name, False, f"not installed; pip install {name}=={wanted}", need)
-    if found.partition("+")[0] != wanted:
+    fits = versions.refusal(found) is None if name == "vllm" else found.partition("+")[0] == wanted
+    if not fits:
         return Finding(
             name, False, f"{found}; Revati was built for {wanted}: pip install {name}=={wanted}", need
         )

@@ -84,6 +84,15 @@ class Predictor:
             return Prediction(roofline_estimate_ns(work, self.spec), work.family, "roofline")
         return prediction
 
+    def _sustained_ns(self, work: Work) -> float:
+        """Least time of a matrix product at the card's power limit.
+
+        Tables are measured one product at a time, in short loops: a large product then runs at a clock that a
+        card under load does not hold.
+        """
+        rate = self.spec.sustained_flops.get(work.flop_kind) if work.family == "gemm" else None
+        return work.flops / rate * 1e9 if rate else 0.0
+
     def _modelled(self, work: Work) -> Prediction | None:
         family = work.family
         if family in ("copy_h2d", "copy_d2h"):
@@ -93,6 +102,7 @@ class Predictor:
             if estimate is None:
                 return None
             ns, confidence = estimate
+            ns = max(ns, self._sustained_ns(work))
             return Prediction(max(ns, SHORTEST_KERNEL_NS) if ns != 0 else 0.0, family, confidence)
         model = self.profile.bandwidth.get(family)
         if model is None:

@@ -233,16 +233,16 @@ def test_a_vllm_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """By the plug-in too, for `revati run`: vLLM would pass over an exception and go on without it."""
-    folder = stands_for("vllm", "0.31.2", tmp_path)
+    folder = stands_for("vllm", "0.29.1", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     program = "from revati.engines.vllm import register_platform as r\ntry: r()\nexcept Exception: pass"
-    assert "vLLM 0.31.2 is not supported, expected 0.32.x" in last_line_of_a_run(
+    assert "vLLM 0.29.1 is not supported, expected 0.30.x, 0.31.x or 0.32.x" in last_line_of_a_run(
         capfd, "--", sys.executable, "-c", program
     )
     monkeypatch.syspath_prepend(folder)
     assert run_main(["bench", "vllm", "--gpu", "h100_sxm", "--model", "some/model"]) == 2
     printed = capfd.readouterr().err
-    assert "vLLM 0.31.2 is not supported" in printed and printed.count("\n") == 1
+    assert "vLLM 0.29.1 is not supported" in printed and printed.count("\n") == 1
 
 
 def test_the_run_directory_is_private_and_removed(capfd: pytest.CaptureFixture[str]) -> None:

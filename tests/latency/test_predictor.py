@@ -38,6 +38,16 @@ def test_gemm_is_near_the_table_and_above_the_roofline(h100):
         assert got.duration_ns > Predictor("h100_sxm", mode="roofline").predict(mm(1, n, k)).duration_ns
 
 
+def test_large_products_run_at_what_the_card_sustains(h100):
+    # 0.32 GFLOP a row: the table has 780 TFLOP/s at 8192 rows, a loop of such products keeps up 720
+    sustained = h100.spec.sustained_flops["bf16"]
+    large, flops = h100.predict(mm(8192, 24576, 4096)), 2.0 * 8192 * 24576 * 4096
+    assert large.duration_ns == pytest.approx(flops / sustained * 1e9)
+    assert large.duration_ns > h100.profile.estimate(gemm_work(8192, 24576, 4096, "bf16"))[0]
+    small = gemm_work(64, 24576, 4096, "bf16")
+    assert h100.predict(mm(64, 24576, 4096)).duration_ns == h100.profile.estimate(small)[0]
+
+
 def test_more_keys_never_cost_less(h100):
     times = [h100.predict(flash([(1, keys)] * 16)).duration_ns for keys in range(256, 8192, 256)]
     assert all(b > a * 0.97 for a, b in itertools.pairwise(times)) and times[-1] > 3 * times[0]

@@ -1,20 +1,22 @@
-"""Which vLLM this plug-in was written and tested for."""
+"""Which vLLM this plug-in was written and tested for. All of them need the same PyTorch."""
 
 from __future__ import annotations
 
 import sys
 from importlib import metadata
 
-SUPPORTED = ("0.32",)
+SUPPORTED = ("0.30", "0.31", "0.32")
+NEWEST = "0.32.0"
 
 
 def refusal(version: str) -> str | None:
     """One line on why a vLLM of this version is not run, or None for one that is supported."""
     if ".".join(version.split(".")[:2]) in SUPPORTED:
         return None
-    expected = " or ".join(f"{supported}.x" for supported in SUPPORTED)
+    *others, last = [f"{supported}.x" for supported in SUPPORTED]
+    expected = f"{', '.join(others)} or {last}"
     return (
-        f"vLLM {version} is not supported, expected {expected}: pip install vllm==0.32.0 "
+        f"vLLM {version} is not supported, expected {expected}: pip install vllm=={NEWEST} "
         "(docs/adding-an-engine-version.md says how to add one)"
     )
 
