@@ -1,0 +1,37 @@
+"""The accuracy harness with a real server: points that share one find what the earlier ones have cached."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.accuracy.case import Case, Measured, Point, Series, Workload
+from benchmarks.accuracy.runner import Variant, run_one_server
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_points_of_one_server_find_cached_prompts_of_their_seed() -> None:
+    points = [
+        Point(id="first", concurrency=1, measured=Measured()),
+        Point(id="again", concurrency=1, measured=Measured()),
+        Point(id="others", concurrency=1, seed=2, measured=Measured()),
+    ]
+    two_layers = ["--hf-overrides", '{"num_hidden_layers": 2}', "--max-model-len", "8192", "--ignore-eos"]
+    series = Series(
+        id="shared",
+        gpu="h100_sxm",
+        model="Qwen/Qwen3-8B",
+        measured_engine="none",
+        source="none",
+        client="http",
+        one_server=True,
+        flags=two_layers,
+        workload=Workload(kind="random", prompts=4, input_tokens=4000, output_tokens=4, seed=1),
+        points=points,
+    )
+    cases = [Case(series=series, point=point) for point in points]
+    first, again, others = (
+        one.predicted["ttft_ms.p50"] for one in run_one_server(cases, Variant(cpu_time="free"))
+    )
+    assert again < 0.5 * first
+    assert others == pytest.approx(first, rel=0.05)
