@@ -126,6 +126,15 @@ class GpuSpec(BaseModel):
     driver_version: str
     sources: tuple[str, ...] = Field(min_length=1)
 
+    @field_validator("sustained_flops")
+    @classmethod
+    def _known_kinds(cls, value: dict[str, float]) -> dict[str, float]:
+        for kind, rate in value.items():
+            if kind not in PeakFlops.model_fields or rate <= 0:
+                expected = ", ".join(PeakFlops.model_fields)
+                raise ValueError(f"{kind}: {rate}, expected a positive rate of one of {expected}")
+        return value
+
     @field_validator("compute_capability")
     @classmethod
     def _plausible_capability(cls, value: tuple[int, int]) -> tuple[int, int]:

@@ -99,6 +99,10 @@ def run_case(
             predicted, block = _run_http(case, variant, run_dir, log)
         else:
             predicted, block = _run_in_process(case, variant, run_dir, data)
+    return _outcome(case, variant, predicted, block)
+
+
+def _outcome(case: Case, variant: Variant, predicted: dict[str, Any], block: dict[str, Any]) -> Outcome:
     flat = flatten(predicted)
     return Outcome(case, variant, flat, errors_percent(flatten(case.point.measured), flat), block)
 
@@ -201,12 +205,10 @@ def run_one_server(
     missing = [case.id for case, client in zip(cases, clients, strict=True) if not client]
     if missing:
         raise CaseError(f"{missing[0]}: the run ended at stage {result.stage!r}: {result.error}")
-    outcomes = []
-    for case, client in zip(cases, clients, strict=True):
-        flat = flatten(from_bench(client))
-        errors = errors_percent(flatten(case.point.measured), flat)
-        outcomes.append(Outcome(case, variant, flat, errors, result.block))
-    return outcomes
+    return [
+        _outcome(case, variant, from_bench(client), result.block)
+        for case, client in zip(cases, clients, strict=True)
+    ]
 
 
 def _run_in_process(

@@ -19,7 +19,7 @@ from revati.cli.world import WorldResult, run_world
 from revati.engines.vllm import versions
 from revati.models.catalogue import ModelEntry, find_model
 from revati.models.hub import hub_environment, user_hub_cache
-from revati.models.materialise import cache_root, materialise
+from revati.models.materialise import materialise, user_cache
 
 _PLAN_FILE = "bench-plan.json"
 _IGNORE_EOS = ("random", "random-mm", "timed_trace")  # datasets: vllm/benchmarks/serve.py, main_async
@@ -116,13 +116,15 @@ def _sort(request: BenchRequest, run_dir: Path) -> flag_sorting.SortedFlags:
     try:
         vllm_version = version("vllm")
     except PackageNotFoundError:
-        raise CliError("vLLM is not installed; install it with: pip install vllm==0.32.0") from None
+        raise CliError(
+            f"vLLM is not installed; install it with: pip install vllm=={versions.NEWEST}"
+        ) from None
     if why := versions.refusal(vllm_version):
         raise CliError(why)
     _check_torch()
     env = build_environment(request.options, run_dir)
     try:
-        table = flag_sorting.load_table(env, cache_root().parent, vllm_version)
+        table = flag_sorting.load_table(env, user_cache(), vllm_version)
         return flag_sorting.sort_flags(request.words, table)
     except flag_sorting.FlagError as error:
         raise CliError(str(error)) from None

@@ -23,7 +23,7 @@ from revati.cli.errors import CliError
 from revati.engines.vllm import versions
 
 _SYS_FUTEX_WAITV = 449
-_WANTED = {"torch": "2.13.0", "vllm": "0.32.0"}
+_WANTED = {"torch": "2.13.0", "vllm": versions.NEWEST}
 _SLEEP_S = 3600
 
 

@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import revati
+from revati.models.materialise import user_cache
 from revati.spec import load_spec
 
 CPU_TIME_MODES = ("charged", "free", "wall")
@@ -78,7 +79,7 @@ def build_environment(
     env["LD_LIBRARY_PATH"] = _prefixed(env.get("LD_LIBRARY_PATH"), stub_dirs())
     for name, value in _ENGINE_DEFAULTS.items():
         env.setdefault(name, value)
-    caches = _caches(env)
+    caches = user_cache(env) / "engines"  # what was tuned on a virtual GPU is not for a real one
     env.setdefault("VLLM_CACHE_ROOT", str(caches / "vllm"))
     env.setdefault("FLASHINFER_WORKSPACE_BASE", str(caches))
     # FlashInfer would ask CUDA while it is imported; vLLM could not fork its workers any more
@@ -86,12 +87,6 @@ def build_environment(
     for name in _REAL_GPU_VARIABLES:
         env.pop(name, None)
     return env
-
-
-def _caches(env: Mapping[str, str]) -> Path:
-    """Where engines keep what they learn in a run: what was tuned on a virtual GPU is not for a real one."""
-    base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or str(Path.home()), ".cache")
-    return Path(base) / "revati" / "engines"
 
 
 _ENGINE_DEFAULTS = {

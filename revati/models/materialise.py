@@ -10,15 +10,16 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from revati.models.catalogue import ModelEntry
 
 
-def cache_root() -> Path:
-    """The user's cache folder for materialised models (`$XDG_CACHE_HOME/revati/models`)."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "revati" / "models"
+def user_cache(env: Mapping[str, str] = os.environ) -> Path:
+    """Revati's folder in the user's cache (`$XDG_CACHE_HOME/revati`)."""
+    base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or Path.home(), ".cache")
+    return Path(base) / "revati"
 
 
 def materialise(entry: ModelEntry, root: Path | None = None) -> Path:
@@ -30,7 +31,7 @@ def materialise(entry: ModelEntry, root: Path | None = None) -> Path:
 
     files = _model_files(entry.folder)
     target = (
-        root or cache_root()
+        root or user_cache() / "models"
     ) / f"{entry.model_id.replace('/', '--')}-{_digest(files, tokenizer.VERSION)}"
     if target.is_dir():
         return target
