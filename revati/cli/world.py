@@ -96,12 +96,12 @@ def _check_output_lengths(path: Path) -> None:
 
 
 def check_gpu(gpu: str) -> None:
-    """Refuse a GPU that no profile describes."""
-    from revati.spec import UnknownGpuError, load_spec
+    """Refuse a GPU that no profile describes, or only a broken one."""
+    from revati.spec import SpecError, UnknownGpuError, load_spec
 
     try:
         load_spec(gpu)
-    except UnknownGpuError as error:
+    except (UnknownGpuError, SpecError) as error:
         raise CliError(" ".join(str(error).split())) from None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from revati.cli.main import run_main
+from revati.spec import profiles_dir
 
 SERVE = ["run", "--gpu", "h100_sxm", "--", "vllm", "serve", "some/model"]
 
@@ -227,6 +228,19 @@ def test_a_torch_that_the_backend_was_not_built_for_is_named(
     monkeypatch.setenv("PYTHONPATH", str(stands_for("torch", "2.12.0", tmp_path)), prepend=os.pathsep)
     last = last_line_of_a_run(capfd, "--", sys.executable, "-c", "import torch")
     assert "built for torch 2.13" in last and "the installed one is torch 2.12.0" in last
+
+
+def test_a_broken_spec_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    shipped = (profiles_dir() / "h100_sxm" / "spec.yaml").read_text()
+    broken = shipped.replace("id: h100_sxm", "id: mine").replace("  bf16: 720.0e+12", "  bf61: 720.0e+12")
+    (tmp_path / "mine" / "spec.yaml").write_text(broken)
+    monkeypatch.setenv("REVATI_PROFILES", str(tmp_path))
+    assert run_main(["run", "--gpu", "mine", "--", "true"]) == 2
+    printed = capfd.readouterr().err
+    assert "spec.yaml: sustained_flops" in printed and "bf61" in printed and printed.count("\n") == 1
 
 
 def test_a_vllm_of_another_version_is_refused(
