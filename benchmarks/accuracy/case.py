@@ -3,6 +3,9 @@
 A file describes one measurement series: GPU, model, engine flags, workload and load points with what was
 measured at each. Raw data of third parties stays out of the repository; a case that needs it names a folder
 below the data directory (`--data DIR` or $REVATI_GROUND_TRUTH).
+
+A file may be `like: ANOTHER`, the id of a file beside it: what it leaves out is taken from there (of
+`workload` field by field, never the points), and its `more_flags` come after the other's flags.
 """
 
 from __future__ import annotations
@@ -120,6 +123,14 @@ class Series(Strict):
     notes: list[str] = []
     points: list[Point] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _each_point_once(self) -> Series:
+        ids = [point.id for point in self.points]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise ValueError(f"points must have ids of their own; twice: {', '.join(twice)}")
+        return self
+
 
 class Case(Strict):
     """One runnable case: a series at one of its load points."""
@@ -135,13 +146,38 @@ class Case(Strict):
 
 def load_series(path: Path) -> Series:
     """Read one case file."""
+    own = _mapping(path)
+    like = own.pop("like", None)
     try:
-        return Series.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
-        raise CaseError(f"{path}: {error}") from None
+        return Series.model_validate(own if like is None else _merged(path, own, like))
     except ValidationError as error:
         first = error.errors()[0]
-        raise CaseError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"])) or "file"
+        raise CaseError(f"{path}: {place}: {first['msg']}") from None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise CaseError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise CaseError(f"{path}: a case file is a mapping of fields")
+    return content
+
+
+def _merged(path: Path, own: dict[str, Any], like: Any) -> dict[str, Any]:
+    other_path = path.parent / f"{like}.yaml"
+    if not other_path.is_file():
+        raise CaseError(f"{path}: like: there is no case file {other_path.name} beside it")
+    other = _mapping(other_path)
+    if "like" in other:
+        raise CaseError(f"{path}: like: {like} is itself like {other['like']}; name that one")
+    merged = {**other, **own, "points": own.get("points", [])}
+    merged["flags"] = [*merged.get("flags", []), *merged.pop("more_flags", [])]
+    if isinstance(own.get("workload"), dict):
+        merged["workload"] = {**other.get("workload", {}), **own["workload"]}
+    return merged
 
 
 def load_cases(folder: Path = CASES_DIR) -> list[Case]:

@@ -43,6 +43,52 @@ def test_a_broken_file_is_named_with_its_field(tmp_path: Path) -> None:
         load_series(path)
 
 
+BASE = """
+id: base
+gpu: h100_sxm
+model: Qwen/Qwen3-8B
+measured_engine: vLLM 0.30.0
+source: a test
+client: http
+flags: [--max-model-len, "64"]
+workload: {kind: random, input_tokens: 8, output_tokens: 4, seed: 7}
+points: [{id: c1, concurrency: 1, measured: {duration_s: 1.0}}]
+"""
+
+
+def test_a_file_like_another_takes_what_it_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "other.yaml").write_text(
+        "id: other\nlike: base\nmore_flags: [--quantization, fp8]\nworkload: {input_tokens: 16}\n"
+        "points: [{id: c2, concurrency: 2, measured: {duration_s: 3.0}}]\n"
+    )
+    base, other = (series.series for series in load_cases(tmp_path))
+    assert (other.id, other.gpu, other.source) == ("other", base.gpu, base.source)
+    assert other.flags == ["--max-model-len", "64", "--quantization", "fp8"]
+    assert (other.workload.input_tokens, other.workload.output_tokens, other.workload.seed) == (16, 4, 7)
+    assert [point.id for point in other.points] == ["c2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("like: nowhere", r"no case file nowhere\.yaml"),
+        ("like: other", "name that one"),
+        ("like: base", "points: List should have at least 1 item"),
+        (BASE.replace("points: [", "points: [{id: c1, measured: {}}, "), "twice: c1"),
+        ("a line", "mapping"),
+    ],
+)
+def test_a_file_that_cannot_be_put_together_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "other.yaml").write_text("like: base\nid: other")
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(CaseError, match=message) as caught:
+        load_series(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_statistics_follow_vllms_definitions() -> None:
     request = {"queued_s": 1.0, "first_token_s": 1.5, "last_token_s": 3.5, "output_tokens": 5.0}
     found = from_requests([request])
