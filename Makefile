@@ -14,10 +14,14 @@ TORCH_PIP_ARGS ?=  # where pip does not find the CPU build by itself
 VLLM := vllm==0.32.0
 # most of what these packages hold is never imported, so no byte code is made of it
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile
-TEST_PACKAGES := pytest pytest-timeout hypothesis expecttest ruff mypy types-PyYAML aiohttp uvicorn uvloop pyzmq
+TEST_PACKAGES := pytest pytest-timeout pytest-xdist hypothesis expecttest ruff mypy types-PyYAML aiohttp uvicorn uvloop pyzmq
 OUR_PACKAGES := "pybind11>=2.13" numpy "xgboost>=2.1" "pyarrow>=15" "pandas>=2" "pydantic>=2" pyyaml "rich>=13" \
 	"typer>=0.12" plotly "setuptools>=77" wheel ninja
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null) $(wildcard setup.py pyproject.toml)
+
+# side by side, file by file; more need more memory (two engines at once: 8 GiB)
+TEST_JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 .PHONY: help setup test test-all test-fast lint demo accuracy clean
 
@@ -57,13 +61,13 @@ $(STAMPS)/revati: $(STAMPS)/packages $(NATIVE_SOURCES)
 setup: $(STAMPS)/revati
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not engine and not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not engine and not slow" $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -62,3 +62,24 @@ EXPORT void revati_warp_wake_word(uint32_t* word) {
   if (page) publish_word_send(word, true);
   futex_wake(word, INT_MAX);
 }
+
+EXPORT int revati_warp_await_word(uint32_t* word, uint32_t value, int64_t timeout_ns) {
+  if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != value) return 0;
+  if (!page) {
+    timespec timeout = ts(timeout_ns);
+    long r = sys(SYS_futex, long(word), FUTEX_WAIT, value, timeout_ns < 0 ? 0 : long(&timeout));
+    return r == -ETIMEDOUT || r == -EINTR ? int(-r) : 0;
+  }
+  int64_t deadline = timeout_ns < 0 ? kNever : now() + timeout_ns;
+  switch (wait_on_word(word, value, true, false, deadline, kDevice)) {
+    case Woken::deadline: return ETIMEDOUT;
+    case Woken::signal: return EINTR;
+    default: return 0;
+  }
+}
+
+EXPORT void revati_warp_bump_word(uint32_t* word) {
+  if (page) publish_word_send(word, true);
+  __atomic_fetch_add(word, 1, __ATOMIC_RELEASE);
+  futex_wake(word, INT_MAX);
+}

@@ -9,6 +9,7 @@
 #include <alloca.h>
 #include <fcntl.h>
 #include <paths.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -133,13 +134,26 @@ static int spawn(pid_t* out, F&& real) {
 
 using namespace revati::warp;
 
+// The last of the handlers that run before a fork, for it was registered first: another one may wait for threads
+// (OpenBLAS ends its own), and nobody gets a turn while a child that does not exist yet counts as running.
+static void reserve_child() {
+  if (!self.forks) return;
+  self.child = reserve_slot();
+  self.child_word = self.child->word.load();
+}
+__attribute__((constructor(102))) static void register_fork() {
+  if (page) pthread_atfork(reserve_child, nullptr, nullptr);
+}
+
 EXPORT pid_t fork() {
   if (!page) return NEXT(fork)();
   own_slot();
   publish_send();
-  Slot* slot = reserve_slot();
-  uint64_t word = slot->word.load();
+  self.forks = true;
   pid_t pid = NEXT(fork)();
+  self.forks = false;
+  Slot* slot = self.child;
+  uint64_t word = self.child_word;
   if (pid < 0) {
     int error = errno;
     return_slot(slot, word);

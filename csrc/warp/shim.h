@@ -76,6 +76,9 @@ struct Self {
   uint32_t pauses;
   uint32_t reads;      // clock reads since the last wait
   volatile int woken;  // set by the handler of kWakeSignal
+  bool forks;            // in fork(): `child` and `child_word` are its child's slot, once that is reserved
+  Slot* child;
+  uint64_t child_word;
   bool started_program;  // serial: gives its turn away before it looks what came of that
   struct Stretch {
     uint64_t begin_ticks;  // 0: none

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 WORK = """
@@ -98,6 +100,29 @@ print(json.dumps({"waited": waited, "charged": charged, "woken": now() - begin, 
     assert v["waited"] == pytest.approx(5e9, abs=slack)
     assert v["charged"] == pytest.approx(2e9, abs=slack)
     assert v["woken"] == pytest.approx(3e9, abs=slack)
+
+
+@pytest.mark.parametrize("mode", ["free", "charged", "wall"])
+def test_a_word_that_another_process_bumps(virtual, mode):
+    v = virtual(WORK + """
+import mmap, signal
+shared = mmap.mmap(-1, 4096); word = ctypes.c_uint32.from_buffer(shared); address = ctypes.addressof(word)
+wait, bump = warp.revati_warp_await_word, warp.revati_warp_bump_word
+wait.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int64]; bump.argtypes = [ctypes.c_void_p]
+seen = []
+def look(value, timeout_ns):
+    begin = now(); seen.append((wait(address, value, timeout_ns), round((now() - begin) / 1e8)))
+look(7, -1)                                 # another value already: at once
+look(0, 2 * 10**9)                          # nobody bumps it
+if os.fork() == 0: time.sleep(3); bump(address); os._exit(0)
+look(0, -1); os.wait()
+signal.signal(signal.SIGALRM, lambda *_: seen.append("handled")); signal.setitimer(signal.ITIMER_REAL, 4)
+look(1, 10**10)
+print(json.dumps({"seen": seen, "word": word.value}))
+""", mode).values()
+    assert v["word"] == 1
+    assert v["seen"] == [[0, 0], [errno.ETIMEDOUT, 20], [0, 30], "handled", [errno.EINTR, 40]]
+
 
 
 LOOKS = {

@@ -156,3 +156,19 @@ def test_zmq_between_processes(virtual, address):
     assert v["push"] == pytest.approx(0.49, abs=1e-5)
     assert v["rep"] == pytest.approx(0.15, abs=1e-5)
     assert 0 <= v["lag"] < 1e-6
+
+
+def test_a_handler_before_fork_may_wait_for_a_thread(virtual):
+    """As OpenBLAS's does."""
+    run = virtual("""
+        import ctypes, json, os, threading, time
+        go = threading.Event(); thread = threading.Thread(target=lambda: (go.wait(), time.sleep(2))); thread.start()
+        def end(): go.set(); thread.join()
+        handler = ctypes.CFUNCTYPE(None)(end)
+        assert ctypes.CDLL(None).__register_atfork(handler, None, None, None) == 0
+        t = time.monotonic(); pid = os.fork()
+        if pid == 0: os._exit(0)
+        os.waitpid(pid, 0)
+        print(json.dumps({"took": time.monotonic() - t}))
+    """)
+    assert run.values()["took"] == pytest.approx(2, abs=1e-5)

@@ -19,7 +19,7 @@ from typing import Any
 from revati.comm.process_group import NCCL_VERSION
 from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
-from revati.engines.vllm import compiler, flashinfer, folding, recorded_lengths, sleeping
+from revati.engines.vllm import compiler, flashinfer, folding, recorded_lengths, ring, sleeping
 
 _COMM = "vllm.distributed.device_communicators."
 _UNTIL = "never: it stands for the hardware"
@@ -451,23 +451,10 @@ def _patch_flashinfer(module: ModuleType) -> None:
     )
 
 
-# ---- waiting
-
-
-def _patch_shm_broadcast(module: ModuleType) -> None:
-    """Readers of the shared-memory ring wait on their socket at once instead of spinning first."""
-    why = "two sides that spin on shared memory never let virtual time pass"
-    until = "vLLM has an option for busy_loop_s"
-    ledger.replace(module.SpinCondition.__init__, "__defaults__", (-1.0,), why=why, until=until)
-    ledger.replace(module, "SPINLOOP_EXT_ENABLED", False, why=why, until=until)
-    if folding.enabled():
-        folding.patch_ring(module)
-
-
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     _COMM + "pynccl": _patch_pynccl,
     _COMM + "custom_all_reduce": _patch_custom_all_reduce,
     _COMM + "symm_mem": _patch_symm_mem,
     _COMM + "flashinfer_all_reduce": _patch_flashinfer,
-    _COMM + "shm_broadcast": _patch_shm_broadcast,
+    _COMM + "shm_broadcast": ring.patch,
 }
