@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.accuracy.case import Case, CaseError, load_cases, select
 from benchmarks.accuracy.runner import Outcome, Variant, run_case, run_one_server
-from benchmarks.accuracy.table import case_table, markdown, replace_section
+from benchmarks.accuracy.table import case_table, markdown, replace_section, summary_table
 from revati.cli.errors import CliError
 
 
@@ -129,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CaseError as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
+    if len(outcomes) > 1:
+        console.print(summary_table(outcomes))
     for line in sorted({note for outcome in outcomes for note in outcome.case.series.published_errors}):
         console.print(f"published: {line}")
     if arguments.markdown is not None and outcomes:

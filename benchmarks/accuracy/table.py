@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean, median
 
 from rich import box
 from rich.table import Table
@@ -51,7 +53,41 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     means = [one for one in outcomes if not _only_percentiles(one)]
     percentiles = [one for one in outcomes if _only_percentiles(one)]
     tables = [_markdown(means, _COLUMNS), _markdown(percentiles, _COLUMNS_OF_PERCENTILES)]
+    rows = summary(outcomes)
+    if rows:
+        lines = ["| " + " | ".join(_SUMMARY_HEADERS) + " |", "|---" * len(_SUMMARY_HEADERS) + "|"]
+        tables.append("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n")
     return "\n".join(table for table in tables if table)
+
+
+_SUMMARY_HEADERS = ("measured engine", "variant", "metric", "points", "mean error", "median", "largest")
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """Absolute errors over all points of one measured engine version, by metric. Rows of text."""
+
+    def key(outcome: Outcome) -> tuple[str, str]:
+        return outcome.case.series.measured_engine, outcome.variant.name
+
+    rows = []
+    for (engine, variant), group in groupby(sorted(outcomes, key=key), key=key):
+        points = list(group)
+        for name in dict.fromkeys((*_COLUMNS, *_COLUMNS_OF_PERCENTILES)):
+            errors = [abs(one.error_percent[name]) for one in points if name in one.error_percent]
+            if errors:
+                figures = (f"{figure(errors):.1f}%" for figure in (fmean, median, max))
+                rows.append((engine, variant, _title(name), str(len(errors)), *figures))
+    return rows
+
+
+def summary_table(outcomes: Sequence[Outcome]) -> Table:
+    """The same for the terminal."""
+    table = Table(title="absolute errors", box=box.SIMPLE_HEAD, title_justify="left")
+    for number, header in enumerate(_SUMMARY_HEADERS):
+        table.add_column(header, justify="left" if number < 3 else "right")
+    for row in summary(outcomes):
+        table.add_row(*row)
+    return table
 
 
 def _only_percentiles(outcome: Outcome) -> bool:

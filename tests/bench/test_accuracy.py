@@ -12,7 +12,7 @@ from benchmarks.accuracy.__main__ import jobs, main
 from benchmarks.accuracy.case import Case, CaseError, load_cases, load_series, select
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
 from benchmarks.accuracy.runner import Outcome, Variant, bench_words, data_folder
-from benchmarks.accuracy.table import BEGIN, END, markdown, replace_section
+from benchmarks.accuracy.table import BEGIN, END, markdown, replace_section, summary
 
 
 def case_named(name: str) -> Case:
@@ -185,6 +185,19 @@ def test_the_table_says_what_was_missed() -> None:
     assert outcome.misses() == ["tpot_ms.mean"]
     text = markdown([outcome])
     assert "missed: tpot_ms.mean" in text and "7.28 / 8.00 (+9.9%)" in text
+
+
+def test_the_summary_is_of_absolute_errors_by_measured_engine() -> None:
+    older = Outcome(case_named("h100-qwen3-8b-c1"), Variant(), {}, {"tpot_ms.mean": -9.0}, {})
+    points = [
+        Outcome(case_named(f"h100-qwen3-8b-v030-chat-{one}"), Variant(), {}, {"tpot_ms.p95": error}, {})
+        for one, error in (("c1", -3.0), ("c4", 1.0), ("c16", 0.5))
+    ]
+    assert summary([points[0], older, *points[1:]]) == [
+        ("vLLM 0.11.0", "default", "TPOT mean, ms", "1", "9.0%", "9.0%", "9.0%"),
+        ("vLLM 0.30.0", "default", "TPOT p95, ms", "3", "1.5%", "1.0%", "3.0%"),
+    ]
+    assert "| vLLM 0.30.0 | default | TPOT p95, ms | 3 | 1.5% | 1.0% | 3.0% |" in markdown(points)
 
 
 def test_a_document_keeps_what_is_around_the_table() -> None:

@@ -162,7 +162,8 @@ def test_a_handler_before_fork_may_wait_for_a_thread(virtual):
     """As OpenBLAS's does."""
     run = virtual("""
         import ctypes, json, os, threading, time
-        go = threading.Event(); thread = threading.Thread(target=lambda: (go.wait(), time.sleep(2))); thread.start()
+        go = threading.Event(); thread = threading.Thread(target=lambda: (go.wait(), time.sleep(2)))
+        thread.start()
         def end(): go.set(); thread.join()
         handler = ctypes.CFUNCTYPE(None)(end)
         assert ctypes.CDLL(None).__register_atfork(handler, None, None, None) == 0
