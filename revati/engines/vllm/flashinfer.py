@@ -27,7 +27,192 @@ def patch_concat(module: ModuleType) -> None:
     ledger.replace(module, "concat_mla_k", concat_mla_k, why=_WHY, until=_UNTIL)
 
 
-_ATTENTION = ("batch_prefill", "batch_decode", "single_prefill", "single_decode", "fmha", "trtllm_fmha")
+def patch_decode(module: ModuleType) -> None:
+    """`flashinfer.decode`: attention of Blackwell's vLLM over pages, one or few new tokens a sequence."""
+
+    def trtllm_batch_decode_with_kv_cache(
+        query: Any,
+        kv_cache: Any,
+        workspace_buffer: Any,
+        block_tables: Any,
+        seq_lens: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        return _paged("trtllm_batch_decode_with_kv_cache", query, kv_cache, seq_lens, *args, **kwargs)
+
+    ledger.replace(
+        module, "trtllm_batch_decode_with_kv_cache", trtllm_batch_decode_with_kv_cache, why=_WHY, until=_UNTIL
+    )
+
+
+def patch_prefill(module: ModuleType) -> None:
+    """`flashinfer.prefill`: the same for prompts."""
+
+    def trtllm_batch_context_with_kv_cache(
+        query: Any,
+        kv_cache: Any,
+        workspace_buffer: Any,
+        block_tables: Any,
+        seq_lens: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        return _paged("trtllm_batch_context_with_kv_cache", query, kv_cache, seq_lens, *args, **kwargs)
+
+    ledger.replace(
+        module,
+        "trtllm_batch_context_with_kv_cache",
+        trtllm_batch_context_with_kv_cache,
+        why=_WHY,
+        until=_UNTIL,
+    )
+
+
+def _paged(
+    name: str,
+    query: Any,
+    kv_cache: Any,
+    seq_lens: Any,
+    *args: Any,
+    window_left: int = -1,
+    cum_seq_lens_q: Any = None,
+    out: Any = None,
+    return_lse: bool = False,
+    **kwargs: Any,
+) -> Any:
+    import torch
+
+    from revati import _C
+
+    if args or return_lse or (out is not None and not isinstance(out, torch.Tensor)):
+        raise _no_rule(name, "positional options, return_lse and FP4 outputs have")
+    keys = kv_cache[0] if isinstance(kv_cache, tuple) else kv_cache[:, 0]
+    out = torch.empty_like(query) if out is None else out
+    names = ["query", "k_cache", "seq_lens", "cum_seq_lens_q", "window_left"]
+    lengths = [seq_lens, cum_seq_lens_q, window_left]
+    _C.launch(f"flashinfer::{name}", names, query, keys, *lengths, device=query.get_device())
+    _C.mark_phantom(out)
+    return out
+
+
+_EXPERTS = (
+    "trtllm_bf16_moe",
+    "trtllm_fp8_per_tensor_scale_moe",
+    "trtllm_fp8_block_scale_moe",
+    "trtllm_fp4_block_scale_moe",
+)
+
+
+def patch_experts(module: ModuleType) -> None:
+    """`flashinfer.fused_moe`: Blackwell's experts, from router logits to summed outputs in one call."""
+    for name in _EXPERTS:
+        if hasattr(module, name):
+            ledger.replace(module, name, _experts(name), why=_WHY, until=_UNTIL)
+
+
+def _experts(name: str) -> Any:
+    def run(
+        *args: Any,
+        hidden_states: Any,
+        num_experts: int,
+        top_k: int,
+        intermediate_size: int,
+        local_num_experts: int,
+        do_finalize: bool = True,
+        output: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        import torch
+
+        from revati import _C
+
+        if args or not do_finalize:
+            raise _no_rule(name, "positional arguments and outputs that are not summed have")
+        packed = hidden_states.dtype == torch.uint8
+        hidden = hidden_states.shape[-1] * (2 if packed else 1)
+        if output is None:
+            shape = (hidden_states.shape[0], hidden)
+            output = torch.empty(shape, dtype=torch.bfloat16, device=hidden_states.device)
+        names = [
+            "hidden_states",
+            "hidden_size",
+            "intermediate_size",
+            "top_k",
+            "num_experts",
+            "local_num_experts",
+        ]
+        sizes = [hidden, intermediate_size, top_k, num_experts, local_num_experts]
+        device = hidden_states.get_device()
+        _C.launch(f"flashinfer::{name}", names, hidden_states, *sizes, device=device)
+        _C.mark_phantom(output)
+        return output
+
+    return run
+
+
+def patch_products(module: ModuleType) -> None:
+    """`flashinfer`: products of 8-bit and 4-bit numbers that vLLM's layers call on Blackwell."""
+
+    def bmm_fp8(
+        A: Any, B: Any, A_scale: Any, B_scale: Any, dtype: Any, out: Any = None, backend: str = "cublas"
+    ) -> Any:
+        return _product("bmm_fp8", A, B, (*A.shape[:-1], B.shape[-1]), dtype, out)
+
+    def mm_fp4(
+        a: Any,
+        b: Any,
+        a_descale: Any,
+        b_descale: Any,
+        alpha: Any = None,
+        out_dtype: Any = None,
+        out: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        return _product("mm_fp4", a, b, (a.shape[0], b.shape[1]), out_dtype, out)
+
+    ledger.replace(module, "bmm_fp8", bmm_fp8, why=_WHY, until=_UNTIL)
+    ledger.replace(module, "mm_fp4", mm_fp4, why=_WHY, until=_UNTIL)
+
+
+def _product(name: str, a: Any, b: Any, shape: tuple[int, ...], dtype: Any, out: Any) -> Any:
+    import torch
+
+    from revati import _C
+
+    if out is None:
+        out = torch.empty(shape, dtype=dtype or torch.bfloat16, device=a.device)
+    _C.launch(f"flashinfer::{name}", ["a", "b"], a, b, device=a.get_device())
+    _C.mark_phantom(out)
+    return out
+
+
+def _no_rule(name: str, what: str) -> RuntimeError:
+    text = f"flashinfer {name}: {what} no rule on a virtual GPU"
+    refusal.note(text)
+    return RuntimeError(f"revati: {text}")
+
+
+def patch_cubins(module: ModuleType) -> None:
+    """`vllm.utils.flashinfer`: asks over the network whether TensorRT-LLM's attention kernels can be had."""
+    ledger.replace(
+        module,
+        "has_nvidia_artifactory",
+        lambda: True,
+        why="vLLM's images hold the kernels (flashinfer-cubin); the emulation needs none of them",
+        until="never: it stands for the image",
+    )
+
+
+_ATTENTION = (
+    "batch_prefill",
+    "batch_decode",
+    "single_prefill",
+    "single_decode",
+    "fmha",
+    "trtllm_fmha",
+    "xqa",
+)
 
 
 def patch_jit(module: ModuleType) -> None:
@@ -49,4 +234,12 @@ def patch_jit(module: ModuleType) -> None:
     )
 
 
-PATCHES = {"flashinfer.concat_ops": patch_concat, "flashinfer.jit.core": patch_jit}
+PATCHES = {
+    "flashinfer": patch_products,
+    "flashinfer.concat_ops": patch_concat,
+    "flashinfer.decode": patch_decode,
+    "flashinfer.prefill": patch_prefill,
+    "flashinfer.fused_moe": patch_experts,
+    "flashinfer.jit.core": patch_jit,
+    "vllm.utils.flashinfer": patch_cubins,
+}

@@ -16,6 +16,8 @@ LIVE_ARGS: dict[str, tuple[str, ...]] = {
     "triton::kernel_unified_attention": ("seq_lens_ptr", "query_start_len_ptr"),
     "triton::kernel_unified_attention_2d": ("seq_lens_ptr", "query_start_len_ptr"),
     "triton::kernel_unified_attention_3d": ("seq_lens_ptr", "query_start_len_ptr"),
+    "flashinfer::trtllm_batch_decode_with_kv_cache": ("seq_lens", "cum_seq_lens_q"),
+    "flashinfer::trtllm_batch_context_with_kv_cache": ("seq_lens", "cum_seq_lens_q"),
     "_C::sm100_cutlass_mla_decode": ("seq_lens",),
     "_flashmla_C::fwd_kvcache_mla": ("seqlens_k",),
 }
@@ -174,6 +176,28 @@ def _unified(view: ArgView) -> Work | None:
     )
 
 
+def _trtllm(view: ArgView) -> Work | None:
+    """FlashInfer's TensorRT-LLM kernels: query [tokens, heads, dim], keys [pages, kv heads, page, dim]."""
+    q, k = view.tensor("query"), view.tensor("k_cache")
+    if q is None or k is None or len(q.shape) != 3 or len(k.shape) != 4:
+        return None
+    seqs, known = _lengths(
+        view.tensor("cum_seq_lens_q"), None, view.tensor("seq_lens"), q.shape[0], None, None
+    )
+    return attention_work(
+        AttentionShape(
+            seqs=seqs,
+            heads=q.shape[1],
+            kv_heads=k.shape[1],
+            head_dim=q.shape[2],
+            head_dim_v=q.shape[2],
+            window=_window(view.get("window_left", default=-1)),
+            kv_kind=_kv_kind(k),
+            known=known,
+        )
+    )
+
+
 def _mla_decode(view: ArgView) -> Work | None:
     """Latent attention, decode: one cache of dim 576 whose first 512 serve as values."""
     q = view.tensor("q_nope", "q")
@@ -250,6 +274,8 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "triton::kernel_unified_attention_2d": _unified,
     "triton::kernel_unified_attention_3d": _unified,
     "triton::reduce_segments": _reduce_segments,
+    "flashinfer::trtllm_batch_decode_with_kv_cache": _trtllm,
+    "flashinfer::trtllm_batch_context_with_kv_cache": _trtllm,
     "_C::sm100_cutlass_mla_decode": _mla_decode,
     "_flashmla_C::fwd_kvcache_mla": _mla_decode,
     "_C::merge_attn_states": _merge,

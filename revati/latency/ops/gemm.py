@@ -84,6 +84,13 @@ def _fp4(view: ArgView) -> Work | None:
     return gemm_work(a.shape[0], b.shape[0], a.shape[1] * 2, "fp4")
 
 
+def _fp4_columns(view: ArgView) -> Work | None:
+    a, b = view.tensor("a"), view.tensor("b")
+    if a is None or b is None:
+        return None
+    return gemm_work(a.shape[0], b.shape[1], a.shape[1] * 2, "fp4")
+
+
 def _marlin(view: ArgView) -> Work | None:
     weight = view.tensor("b_q_weight")
     m, n, k = view.get("size_m"), view.get("size_n"), view.get("size_k")
@@ -130,6 +137,8 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "_C::cutlass_scaled_mm": _scaled("a", "b", "a_scales"),
     "_C::cutlass_scaled_mm_azp": _scaled("a", "b", "a_scales"),
     "_C::cutlass_scaled_fp4_mm": _fp4,
+    "flashinfer::bmm_fp8": _two("a", "b"),
+    "flashinfer::mm_fp4": _fp4_columns,
     "_C::marlin_gemm": _marlin,
     "_C::gptq_marlin_gemm": _marlin,
     "_C::gptq_gemm": _packed("a", _columns("b_q_weight")),

@@ -128,6 +128,23 @@ def _deep_gemm(view: ArgView) -> Work | None:
     return moe_work(MoeShape(rows, 1, experts, n, k, kind, stage))
 
 
+def _trtllm(kind: str) -> Callable[[ArgView], Work | None]:
+    """FlashInfer's TensorRT-LLM experts: both products in one call, on the experts that this rank holds."""
+
+    def extract(view: ArgView) -> Work | None:
+        hidden = view.tensor("hidden_states")
+        sizes = ("hidden_size", "intermediate_size", "top_k", "num_experts", "local_num_experts")
+        values = [view.get(name) for name in sizes]
+        if hidden is None or not all(isinstance(value, int) and value > 0 for value in values):
+            return None
+        k, inter, topk, experts, local = values
+        rows = max(1, round(hidden.shape[0] * topk * local / experts))
+        here = max(1, round(topk * local / experts))
+        return moe_work(MoeShape(max(1, rows // here), here, local, 2 * inter, k, kind, "both"))
+
+    return extract
+
+
 def _rows(tensor: TensorArg | None) -> float:
     return 0.0 if tensor is None or not tensor.shape else float(math.prod(tensor.shape))
 
@@ -162,6 +179,10 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "_C::cutlass_fp4_group_mm": _cutlass,
     "deep_gemm::m_grouped_fp8_fp4_gemm_nt_contiguous": _deep_gemm,
     "deep_gemm::m_grouped_fp8_fp4_gemm_nt_masked": _deep_gemm,
+    "flashinfer::trtllm_bf16_moe": _trtllm("bf16"),
+    "flashinfer::trtllm_fp8_per_tensor_scale_moe": _trtllm("fp8"),
+    "flashinfer::trtllm_fp8_block_scale_moe": _trtllm("fp8_block"),
+    "flashinfer::trtllm_fp4_block_scale_moe": _trtllm("fp4"),
     "_moe_C::moe_align_block_size": _align,
     "_moe_C::batched_moe_align_block_size": _align,
     "_moe_C::topk_softmax": _topk,
