@@ -90,6 +90,89 @@ def test_unified_triton_attention():
     assert shape_of(rec).seqs == ((1, 5), (1, 9))
 
 
+def test_attention_of_flashinfer_on_blackwell():
+    pages = tensor(10, 8, 16, 128)  # key heads before rows of a page
+    decode = record(
+        "flashinfer::trtllm_batch_decode_with_kv_cache",
+        (),
+        query=tensor(4, 32, 128),
+        k_cache=pages,
+        seq_lens=tensor(4, values=[5, 9, 0, 0]),  # padded, as graphs are
+        cum_seq_lens_q=None,
+        window_left=-1,
+    )
+    assert shape_of(decode) == AttentionShape(((1, 5), (1, 9)), 32, 8, 128, 128)
+    prompts = record(
+        "flashinfer::trtllm_batch_context_with_kv_cache",
+        (),
+        query=tensor(7, 32, 128),
+        k_cache=pages,
+        seq_lens=tensor(2, values=[20, 4]),
+        cum_seq_lens_q=tensor(3, values=[0, 3, 7]),
+        window_left=127,
+    )
+    assert shape_of(prompts) == AttentionShape(((3, 20), (4, 4)), 32, 8, 128, 128, window=128)
+    for op in ("decode", "context"):
+        assert live_args(f"flashinfer::trtllm_batch_{op}_with_kv_cache") == ("seq_lens", "cum_seq_lens_q")
+
+
+def test_flash_attention_4_and_latent_decode():
+    prefill = record(
+        "flash_attention_4::fwd",
+        (),
+        q=tensor(7, 128, 192),
+        k=tensor(7, 128, 192),
+        v=tensor(7, 128, 128),
+        q_v=None,
+        cu_seqlens_q=tensor(3, values=[0, 3, 7]),
+        cu_seqlens_k=tensor(3, values=[0, 3, 7]),
+        seqused_k=None,
+        window_size_left=-1,
+        is_causal=True,
+    )
+    assert shape_of(prefill) == AttentionShape(((3, 3), (4, 4)), 128, 128, 192, 128)
+    decode = record(
+        "flashinfer::trtllm_batch_decode_with_kv_cache_mla",
+        (),
+        q=tensor(2, 3, 128, 576),  # three new tokens a sequence
+        k_cache=tensor(100, 1, 64, 576),
+        seq_lens=tensor(2, values=[10, 20]),
+    )
+    assert shape_of(decode) == AttentionShape(((3, 10), (3, 20)), 128, 1, 576, 0)
+
+
+def test_products_of_flashinfer():
+    fp8 = record(
+        "flashinfer::bmm_fp8",
+        (),
+        a=tensor(1, 64, 4096, dtype="float8_e4m3fn"),
+        b=tensor(1, 4096, 256, dtype="float8_e4m3fn"),
+    )
+    assert shape_of(fp8) == GemmShape(64, 256, 4096, "fp8")
+    fp4 = record(
+        "flashinfer::mm_fp4",
+        (),
+        a=tensor(64, 2048, dtype="uint8"),
+        b=tensor(2048, 256, dtype="uint8"),
+    )
+    assert shape_of(fp4) == GemmShape(64, 256, 4096, "fp4")
+
+
+@pytest.mark.parametrize(("local", "tokens", "topk"), [(128, 10, 8), (16, 10, 1), (4, 2, 1)])
+def test_experts_of_flashinfer_are_those_of_the_rank(local, tokens, topk):
+    rec = record(
+        "flashinfer::trtllm_bf16_moe",
+        (),
+        hidden_states=tensor(10, 2048),
+        hidden_size=2048,
+        intermediate_size=768,
+        top_k=8,
+        num_experts=128,
+        local_num_experts=local,
+    )
+    assert shape_of(rec) == MoeShape(tokens, topk, local, 1536, 2048, "bf16", "both")
+
+
 def test_fused_moe_stages():
     up = record(
         "triton::fused_moe_kernel",

@@ -30,7 +30,7 @@ def patch_concat(module: ModuleType) -> None:
 def patch_decode(module: ModuleType) -> None:
     """`flashinfer.decode`: attention of Blackwell's vLLM over pages, one or few new tokens a sequence."""
 
-    def trtllm_batch_decode_with_kv_cache(
+    def paged(
         query: Any,
         kv_cache: Any,
         workspace_buffer: Any,
@@ -41,15 +41,33 @@ def patch_decode(module: ModuleType) -> None:
     ) -> Any:
         return _paged("trtllm_batch_decode_with_kv_cache", query, kv_cache, seq_lens, *args, **kwargs)
 
-    ledger.replace(
-        module, "trtllm_batch_decode_with_kv_cache", trtllm_batch_decode_with_kv_cache, why=_WHY, until=_UNTIL
-    )
+    ledger.replace(module, "trtllm_batch_decode_with_kv_cache", paged, why=_WHY, until=_UNTIL)
+    ledger.replace(module, "trtllm_batch_decode_with_kv_cache_mla", _latent, why=_WHY, until=_UNTIL)
+
+
+def _latent(
+    *, query: Any, kv_cache: Any, kv_lora_rank: int, seq_lens: Any, out: Any = None, **kwargs: Any
+) -> Any:
+    """DeepSeek's: queries of width 576 [sequences, tokens, heads, width] against one compressed cache."""
+    import torch
+
+    from revati import _C
+
+    name = "trtllm_batch_decode_with_kv_cache_mla"
+    if kwargs.get("return_lse") or kwargs.get("sparse_mla_top_k"):
+        raise _no_rule(name, "return_lse and sparse caches have")
+    if out is None:
+        out = torch.empty((*query.shape[:-1], kv_lora_rank), dtype=torch.bfloat16, device=query.device)
+    names = ["q", "k_cache", "seq_lens"]
+    _C.launch(f"flashinfer::{name}", names, query, kv_cache, seq_lens, device=query.get_device())
+    _C.mark_phantom(out)
+    return out
 
 
 def patch_prefill(module: ModuleType) -> None:
     """`flashinfer.prefill`: the same for prompts."""
 
-    def trtllm_batch_context_with_kv_cache(
+    def paged(
         query: Any,
         kv_cache: Any,
         workspace_buffer: Any,
@@ -60,13 +78,7 @@ def patch_prefill(module: ModuleType) -> None:
     ) -> Any:
         return _paged("trtllm_batch_context_with_kv_cache", query, kv_cache, seq_lens, *args, **kwargs)
 
-    ledger.replace(
-        module,
-        "trtllm_batch_context_with_kv_cache",
-        trtllm_batch_context_with_kv_cache,
-        why=_WHY,
-        until=_UNTIL,
-    )
+    ledger.replace(module, "trtllm_batch_context_with_kv_cache", paged, why=_WHY, until=_UNTIL)
 
 
 def _paged(
@@ -204,33 +216,33 @@ def patch_cubins(module: ModuleType) -> None:
     )
 
 
-_ATTENTION = (
-    "batch_prefill",
-    "batch_decode",
-    "single_prefill",
-    "single_decode",
-    "fmha",
-    "trtllm_fmha",
-    "xqa",
+_NO_RULE = (
+    "FlashInfer's kernel {}, which vLLM has chosen, has no rule on a virtual GPU; choose another with "
+    "--attention-backend TRITON_ATTN, --moe-backend triton or --linear-backend"
 )
 
 
 def patch_jit(module: ModuleType) -> None:
-    """`flashinfer.jit.core`: attention kernels are refused, not compiled for minutes and then of no use."""
-    real = module.JitSpecNvcc.build
+    """`flashinfer.jit.core`: kernels without a rule are refused, not compiled for minutes for no use."""
 
     def build(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.name.startswith(_ATTENTION):
-            text = (
-                "FlashInfer's attention, which vLLM has chosen, has no rule on a virtual GPU; "
-                "run with --attention-backend TRITON_ATTN"
-            )
-            refusal.note(text)
-            raise RuntimeError(f"revati: {text} (kernel {self.name[:40]})")
-        return real(self, *args, **kwargs)
+        text = _NO_RULE.format(self.name[:40])
+        refusal.note(text)
+        raise RuntimeError(f"revati: {text}")
+
+    ledger.replace(module.JitSpecNvcc, "build", build, why="its kernels run on real GPUs only", until="never")
+
+
+def patch_cubin_loader(module: ModuleType) -> None:
+    """`flashinfer.jit.cubin_loader`: the same for kernels that would be downloaded."""
+
+    def download_file(source: str, *args: Any, **kwargs: Any) -> Any:
+        text = _NO_RULE.format("/".join(str(source).split("/")[-3:-1]))
+        refusal.note(text)
+        raise RuntimeError(f"revati: {text}")
 
     ledger.replace(
-        module.JitSpecNvcc, "build", build, why="its attention kernels have no rule", until="they have one"
+        module, "download_file", download_file, why="its kernels run on real GPUs only", until="never"
     )
 
 
@@ -241,5 +253,6 @@ PATCHES = {
     "flashinfer.prefill": patch_prefill,
     "flashinfer.fused_moe": patch_experts,
     "flashinfer.jit.core": patch_jit,
+    "flashinfer.jit.cubin_loader": patch_cubin_loader,
     "vllm.utils.flashinfer": patch_cubins,
 }

@@ -66,6 +66,7 @@ def patch_torch(module: ModuleType) -> None:
             self.options = SimpleNamespace()  # torch notes the group's name and ranks there
 
     ledger.replace(module, "ProcessGroupGloo", ProcessGroupGloo, why=_WHY, until=_UNTIL)
+
     def nothing(*args: Any, **kwargs: Any) -> None:
         """Nobody waits for this rank, and nobody sends it objects: it keeps what it has."""
 

@@ -19,7 +19,15 @@ from typing import Any
 from revati.comm.process_group import NCCL_VERSION
 from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
-from revati.engines.vllm import compiler, flashinfer, folding, recorded_lengths, ring, sleeping
+from revati.engines.vllm import (
+    compiler,
+    flash_attention,
+    flashinfer,
+    folding,
+    recorded_lengths,
+    ring,
+    sleeping,
+)
 
 _COMM = "vllm.distributed.device_communicators."
 _UNTIL = "never: it stands for the hardware"
@@ -32,7 +40,13 @@ def install() -> None:
     asked = folding.PATCHES if folding.enabled() else {}
     if recorded_lengths.enabled():
         asked = {**asked, **recorded_lengths.PATCHES}
-    always = {**_PATCHES, **compiler.PATCHES, **flashinfer.PATCHES, **sleeping.PATCHES}
+    always = {
+        **_PATCHES,
+        **compiler.PATCHES,
+        **flash_attention.PATCHES,
+        **flashinfer.PATCHES,
+        **sleeping.PATCHES,
+    }
     for name, patch in {**always, **asked}.items():
         if name in sys.modules:
             patch(sys.modules[name])

@@ -84,9 +84,7 @@ def patch_scheduler(module: ModuleType) -> None:
         place_end(request, new_token_ids)
         return before(self, request, new_token_ids, *args, **kwargs)
 
-    before = ledger.replace(
-        module.Scheduler, "_update_request_with_output", update, why=_WHY, until=_UNTIL
-    )
+    before = ledger.replace(module.Scheduler, "_update_request_with_output", update, why=_WHY, until=_UNTIL)
 
 
 PATCHES = {

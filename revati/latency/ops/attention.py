@@ -18,6 +18,8 @@ LIVE_ARGS: dict[str, tuple[str, ...]] = {
     "triton::kernel_unified_attention_3d": ("seq_lens_ptr", "query_start_len_ptr"),
     "flashinfer::trtllm_batch_decode_with_kv_cache": ("seq_lens", "cum_seq_lens_q"),
     "flashinfer::trtllm_batch_context_with_kv_cache": ("seq_lens", "cum_seq_lens_q"),
+    "flashinfer::trtllm_batch_decode_with_kv_cache_mla": ("seq_lens",),
+    "flash_attention_4::fwd": ("cu_seqlens_q", "cu_seqlens_k", "seqused_k"),
     "_C::sm100_cutlass_mla_decode": ("seq_lens",),
     "_flashmla_C::fwd_kvcache_mla": ("seqlens_k",),
 }
@@ -205,7 +207,8 @@ def _mla_decode(view: ArgView) -> Work | None:
     lengths = view.tensor("seq_lens", "seqlens_k")
     if q is None or cache is None or len(q.shape) < 3:
         return None
-    seqs, known = _lengths(None, None, lengths, q.shape[0], None, None)
+    rows = q.shape[0] * (q.shape[1] if len(q.shape) == 4 else 1)
+    seqs, known = _lengths(None, None, lengths, rows, None, None)
     return attention_work(
         AttentionShape(
             seqs=seqs,
@@ -276,6 +279,8 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "triton::reduce_segments": _reduce_segments,
     "flashinfer::trtllm_batch_decode_with_kv_cache": _trtllm,
     "flashinfer::trtllm_batch_context_with_kv_cache": _trtllm,
+    "flashinfer::trtllm_batch_decode_with_kv_cache_mla": _mla_decode,
+    "flash_attention_4::fwd": _flash,
     "_C::sm100_cutlass_mla_decode": _mla_decode,
     "_flashmla_C::fwd_kvcache_mla": _mla_decode,
     "_C::merge_attn_states": _merge,

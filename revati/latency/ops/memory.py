@@ -77,6 +77,12 @@ _CUSTOM: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "dynamic_scaled_fp8_quant": ("quantize", ("input", "input"), ("result", "out")),
     "dynamic_per_token_scaled_fp8_quant": ("quantize", ("input",), ("result", "scale", "out")),
     "per_token_group_fp8_quant": ("quantize", ("input",), ("output_q", "output_s")),
+    "per_token_group_fp8_quant_packed": (
+        "quantize",
+        ("input",),
+        ("output_q", "output_s", "output_s_packed"),
+    ),
+    "gather_and_maybe_dequant_cache": ("kv_write", ("dst",), ("dst",)),
     "static_scaled_int8_quant": ("quantize", ("input",), ("result", "out")),
     "dynamic_scaled_int8_quant": ("quantize", ("input",), ("result", "scale", "out")),
     "scaled_fp4_quant": ("quantize", ("input",), ("output", "output_scale")),
