@@ -86,6 +86,20 @@ CASES = (
         {"max_num_seqs": 1024, "max_num_batched_tokens": 8192, "max_model_len": 16384},
     ),
     Case(
+        "h100-qwen3-8b-fp8",
+        "h100_sxm",
+        "Qwen/Qwen3-8B",
+        430272 // 16,
+        "vLLM 0.30.0, silybench-data",
+        "0.31",
+        {
+            "max_num_seqs": 1024,
+            "max_num_batched_tokens": 8192,
+            "max_model_len": 16384,
+            "quantization": "fp8",
+        },
+    ),
+    Case(
         "h100-70b-tp4-8192",
         "h100_sxm",
         "meta-llama/Llama-3.1-70B-Instruct",
