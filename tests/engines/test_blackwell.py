@@ -32,6 +32,7 @@ def _case(folder: Path, model: str, tokens: int = 12, **engine: Any) -> Path:
 
 LATENT = {"num_hidden_layers": 2, "first_k_dense_replace": 1}
 MIXED = {**TWO, "layer_types": ["sliding_attention", "full_attention"]}
+FP4 = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": ["lm_head"]}
 slow = pytest.mark.slow
 
 
@@ -40,6 +41,12 @@ slow = pytest.mark.slow
     [
         ("nvidia/Llama-3.3-70B-Instruct-FP8", {}, {*ATTENTION, "flashinfer::bmm_fp8"}),
         ("Qwen/Qwen3-30B-A3B", {}, {*ATTENTION, "flashinfer::trtllm_bf16_moe"}),
+        pytest.param(
+            "meta-llama/Llama-3.1-8B",
+            {"hf_overrides": {**TWO, "quantization_config": FP4}},
+            {*ATTENTION, "flashinfer::mm_fp4"},
+            marks=slow,
+        ),
         pytest.param(
             "deepseek-ai/DeepSeek-V3",
             {"hf_overrides": LATENT},

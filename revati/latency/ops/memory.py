@@ -72,6 +72,7 @@ _CUSTOM: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "gelu_and_mul": ("activation", ("input",), ("result", "out")),
     "gelu_tanh_and_mul": ("activation", ("input",), ("result", "out")),
     "silu_and_mul_quant": ("activation", ("input",), ("result", "out")),
+    "silu_and_mul_nvfp4_quant": ("activation", ("input",), ("result", "result_block_scale")),
     "silu_and_mul_per_block_quant": ("activation", ("input",), ("out", "scales")),
     "static_scaled_fp8_quant": ("quantize", ("input",), ("result", "out")),
     "dynamic_scaled_fp8_quant": ("quantize", ("input", "input"), ("result", "out")),
