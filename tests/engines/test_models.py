@@ -43,6 +43,19 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {  # model, arguments, an op
         {"hf_overrides": TWO, "speculative_config": {"method": "eagle", "num_speculative_tokens": 3}},
         "triton::_update_draft_inputs_kernel",
     ),
+    "draft": (
+        LLAMA,
+        {"hf_overrides": TWO, "speculative_config": {"method": "draft_model", "num_speculative_tokens": 3}},
+        "triton::_rejection_kernel",
+    ),
+    "mtp": (
+        "deepseek-ai/DeepSeek-V3",
+        {
+            "hf_overrides": {"num_hidden_layers": 2, "first_k_dense_replace": 1},
+            "speculative_config": {"method": "mtp", "num_speculative_tokens": 3},
+        },
+        "triton::_rejection_kernel",
+    ),
 }
 
 
@@ -50,7 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {  # model, arguments, an op
 def test_generates_tokens(tmp_path: Path, emulate: Callable[..., Any], name: str) -> None:
     model, engine, op = CASES[name]
     engine = {"model": str(materialise(find_model(model))), **engine}
-    if name == "eagle":
+    if name in ("eagle", "draft"):
         draft = tmp_path / "draft"
         draft.mkdir()
         config = {**find_model(LLAMA).config(), "num_hidden_layers": 1}
