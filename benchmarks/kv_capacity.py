@@ -50,6 +50,9 @@ _V1 = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 _NO_GRAPHS = {"VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": "0"}  # as vLLM before 0.21; few captures save time
 _FEW = {"compilation_config": {"cudagraph_capture_sizes": [1, 2]}}
 _TRACES = "vLLM fork of early 2026, inference-sim training data, github.com/inference-sim"
+# the server's default batch on an H100
+_SERVER = {"max_num_seqs": 1024, "max_num_batched_tokens": 8192, "max_model_len": 16384}
+
 CASES = (
     Case(
         "rtx4090-8b",
@@ -82,8 +85,7 @@ CASES = (
         377024 // 16,
         "vLLM 0.30.0, silybench-data",
         "0.31",
-        # the server's default batch: 8192 tokens on an H100
-        {"max_num_seqs": 1024, "max_num_batched_tokens": 8192, "max_model_len": 16384},
+        _SERVER,
     ),
     Case(
         "h100-qwen3-8b-fp8",
@@ -92,12 +94,7 @@ CASES = (
         430272 // 16,
         "vLLM 0.30.0, silybench-data",
         "0.31",
-        {
-            "max_num_seqs": 1024,
-            "max_num_batched_tokens": 8192,
-            "max_model_len": 16384,
-            "quantization": "fp8",
-        },
+        {**_SERVER, "quantization": "fp8"},
     ),
     Case(
         "h100-70b-tp4-8192",

@@ -5,6 +5,7 @@ Each records one launch under the name of the function that it stands for.
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -14,15 +15,19 @@ _WHY = "compiles with nvcc at the first call"
 _UNTIL = "FlashInfer's kernels come precompiled with its wheel"
 
 
+def launch(name: str, on: Any, written: Any, **arguments: Any) -> None:
+    """Record one kernel on the device of `on`; `written` has no values after it."""
+    from revati import _C
+
+    _C.launch(name, list(arguments), *arguments.values(), device=on.get_device())
+    _C.mark_phantom(written)
+
+
 def patch_concat(module: ModuleType) -> None:
     """`flashinfer.concat_ops`: keys of DeepSeek's prefill attention from their two parts."""
 
     def concat_mla_k(k: Any, k_nope: Any, k_rope: Any) -> None:
-        from revati import _C
-
-        names = ["k", "k_nope", "k_rope"]
-        _C.launch("flashinfer::concat_mla_k", names, k, k_nope, k_rope, device=k.get_device())
-        _C.mark_phantom(k)
+        launch("flashinfer::concat_mla_k", k, k, k=k, k_nope=k_nope, k_rope=k_rope)
 
     ledger.replace(module, "concat_mla_k", concat_mla_k, why=_WHY, until=_UNTIL)
 
@@ -30,18 +35,7 @@ def patch_concat(module: ModuleType) -> None:
 def patch_decode(module: ModuleType) -> None:
     """`flashinfer.decode`: attention of Blackwell's vLLM over pages, one or few new tokens a sequence."""
 
-    def paged(
-        query: Any,
-        kv_cache: Any,
-        workspace_buffer: Any,
-        block_tables: Any,
-        seq_lens: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        return _paged("trtllm_batch_decode_with_kv_cache", query, kv_cache, seq_lens, *args, **kwargs)
-
-    ledger.replace(module, "trtllm_batch_decode_with_kv_cache", paged, why=_WHY, until=_UNTIL)
+    _replace_paged(module, "trtllm_batch_decode_with_kv_cache")
     ledger.replace(module, "trtllm_batch_decode_with_kv_cache_mla", _latent, why=_WHY, until=_UNTIL)
 
 
@@ -51,40 +45,31 @@ def _latent(
     """DeepSeek's: queries of width 576 [sequences, tokens, heads, width] against one compressed cache."""
     import torch
 
-    from revati import _C
-
     name = "trtllm_batch_decode_with_kv_cache_mla"
     if kwargs.get("return_lse") or kwargs.get("sparse_mla_top_k"):
         raise _no_rule(name, "return_lse and sparse caches have")
     if out is None:
         out = torch.empty((*query.shape[:-1], kv_lora_rank), dtype=torch.bfloat16, device=query.device)
-    names = ["q", "k_cache", "seq_lens"]
-    _C.launch(f"flashinfer::{name}", names, query, kv_cache, seq_lens, device=query.get_device())
-    _C.mark_phantom(out)
+    launch(f"flashinfer::{name}", query, out, q=query, k_cache=kv_cache, seq_lens=seq_lens)
     return out
 
 
 def patch_prefill(module: ModuleType) -> None:
     """`flashinfer.prefill`: the same for prompts."""
 
-    def paged(
-        query: Any,
-        kv_cache: Any,
-        workspace_buffer: Any,
-        block_tables: Any,
-        seq_lens: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        return _paged("trtllm_batch_context_with_kv_cache", query, kv_cache, seq_lens, *args, **kwargs)
+    _replace_paged(module, "trtllm_batch_context_with_kv_cache")
 
-    ledger.replace(module, "trtllm_batch_context_with_kv_cache", paged, why=_WHY, until=_UNTIL)
+
+def _replace_paged(module: ModuleType, name: str) -> None:
+    ledger.replace(module, name, partial(_paged, name), why=_WHY, until=_UNTIL)
 
 
 def _paged(
     name: str,
     query: Any,
     kv_cache: Any,
+    workspace_buffer: Any,
+    block_tables: Any,
     seq_lens: Any,
     *args: Any,
     window_left: int = -1,
@@ -95,16 +80,20 @@ def _paged(
 ) -> Any:
     import torch
 
-    from revati import _C
-
     if args or return_lse or (out is not None and not isinstance(out, torch.Tensor)):
         raise _no_rule(name, "positional options, return_lse and FP4 outputs have")
     keys = kv_cache[0] if isinstance(kv_cache, tuple) else kv_cache[:, 0]
     out = torch.empty_like(query) if out is None else out
-    names = ["query", "k_cache", "seq_lens", "cum_seq_lens_q", "window_left"]
-    lengths = [seq_lens, cum_seq_lens_q, window_left]
-    _C.launch(f"flashinfer::{name}", names, query, keys, *lengths, device=query.get_device())
-    _C.mark_phantom(out)
+    launch(
+        f"flashinfer::{name}",
+        query,
+        out,
+        query=query,
+        k_cache=keys,
+        seq_lens=seq_lens,
+        cum_seq_lens_q=cum_seq_lens_q,
+        window_left=window_left,
+    )
     return out
 
 
@@ -137,8 +126,6 @@ def _experts(name: str) -> Any:
     ) -> Any:
         import torch
 
-        from revati import _C
-
         if args or not do_finalize:
             raise _no_rule(name, "positional arguments and outputs that are not summed have")
         packed = hidden_states.dtype == torch.uint8
@@ -146,18 +133,17 @@ def _experts(name: str) -> Any:
         if output is None:
             shape = (hidden_states.shape[0], hidden)
             output = torch.empty(shape, dtype=torch.bfloat16, device=hidden_states.device)
-        names = [
-            "hidden_states",
-            "hidden_size",
-            "intermediate_size",
-            "top_k",
-            "num_experts",
-            "local_num_experts",
-        ]
-        sizes = [hidden, intermediate_size, top_k, num_experts, local_num_experts]
-        device = hidden_states.get_device()
-        _C.launch(f"flashinfer::{name}", names, hidden_states, *sizes, device=device)
-        _C.mark_phantom(output)
+        launch(
+            f"flashinfer::{name}",
+            hidden_states,
+            output,
+            hidden_states=hidden_states,
+            hidden_size=hidden,
+            intermediate_size=intermediate_size,
+            top_k=top_k,
+            num_experts=num_experts,
+            local_num_experts=local_num_experts,
+        )
         return output
 
     return run
@@ -190,12 +176,9 @@ def patch_products(module: ModuleType) -> None:
 def _product(name: str, a: Any, b: Any, shape: tuple[int, ...], dtype: Any, out: Any) -> Any:
     import torch
 
-    from revati import _C
-
     if out is None:
         out = torch.empty(shape, dtype=dtype or torch.bfloat16, device=a.device)
-    _C.launch(f"flashinfer::{name}", ["a", "b"], a, b, device=a.get_device())
-    _C.mark_phantom(out)
+    launch(f"flashinfer::{name}", a, out, a=a, b=b)
     return out
 
 

@@ -77,18 +77,16 @@ def _deep_gemm(view: ArgView) -> Work | None:
     return _product(a, b, kind, b_transposed=True)
 
 
-def _fp4(view: ArgView) -> Work | None:
-    a, b = view.tensor("a"), view.tensor("b")
-    if a is None or b is None:
-        return None
-    return gemm_work(a.shape[0], b.shape[0], a.shape[1] * 2, "fp4")
+def _fp4(columns: int) -> Callable[[ArgView], Work | None]:
+    """Two 4-bit numbers a byte along k; `columns`: the axis of b that gives the result's columns."""
 
+    def extract(view: ArgView) -> Work | None:
+        a, b = view.tensor("a"), view.tensor("b")
+        if a is None or b is None:
+            return None
+        return gemm_work(a.shape[0], b.shape[columns], a.shape[1] * 2, "fp4")
 
-def _fp4_columns(view: ArgView) -> Work | None:
-    a, b = view.tensor("a"), view.tensor("b")
-    if a is None or b is None:
-        return None
-    return gemm_work(a.shape[0], b.shape[1], a.shape[1] * 2, "fp4")
+    return extract
 
 
 def _marlin(view: ArgView) -> Work | None:
@@ -136,9 +134,9 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "aten::mv": _two("self", "vec"),
     "_C::cutlass_scaled_mm": _scaled("a", "b", "a_scales"),
     "_C::cutlass_scaled_mm_azp": _scaled("a", "b", "a_scales"),
-    "_C::cutlass_scaled_fp4_mm": _fp4,
+    "_C::cutlass_scaled_fp4_mm": _fp4(0),
     "flashinfer::bmm_fp8": _two("a", "b"),
-    "flashinfer::mm_fp4": _fp4_columns,
+    "flashinfer::mm_fp4": _fp4(1),
     "_C::marlin_gemm": _marlin,
     "_C::gptq_marlin_gemm": _marlin,
     "_C::gptq_gemm": _packed("a", _columns("b_q_weight")),
