@@ -49,7 +49,7 @@ class Build(BuildExtension):
 
 sources = sorted(
     path
-    for room in ("device", "dispatch", "timeline", "comm", "python")
+    for room in ("device", "dispatch", "engines", "timeline", "comm", "python")
     for path in glob(f"csrc/{room}/*.cpp")
 )
 

@@ -2,6 +2,7 @@
 
 `python -m benchmarks.speed [SETUP...] [--concurrency 8,64,256]`. The floor is the same engine with the same
 requests and a worker that returns at once, in real time and without a device: what no emulation can go below.
+Each engine serves the load three times (`--repeats`), and the medians count.
 Ranks of one model replica are folded into one process (`--fold-ranks` of `revati`) and the floor has one
 worker; `--all-ranks` gives every rank its process, here and there.
 """
@@ -94,6 +95,7 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
         "requests": requests,
         "prompt_tokens": arguments.prompt_tokens,
         "output_tokens": arguments.output_tokens,
+        "repeats": arguments.repeats,
     }
     fold = setup.gpus > 1 and not arguments.all_ranks
     options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time, fold_ranks=fold)
@@ -155,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("setups", nargs="*", help=f"default: all of {', '.join(s.name for s in SETUPS)}")
     parser.add_argument("--concurrency", default="8,64,256")
     parser.add_argument("--rounds", type=int, default=2, help="requests per unit of concurrency")
+    parser.add_argument("--repeats", type=int, default=3, help="loads of one engine, whose median counts")
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--gpu", default="h100_sxm")

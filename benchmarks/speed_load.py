@@ -1,7 +1,8 @@
 """The load of the speed benchmark: an AsyncLLM in this process, a closed loop of equal requests.
 
 `python -m benchmarks.speed_load SPEC`: SPEC is a JSON file with `engine_args`, `concurrency`, `requests`,
-`prompt_tokens`, `output_tokens` and `output`. Start-up and a short warm-up are not timed.
+`prompt_tokens`, `output_tokens`, `repeats` and `output`. Start-up and a short warm-up are not timed. One engine
+serves the load `repeats` times, each time with new prompts; medians are reported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from revati.bench.client import real_seconds
@@ -24,26 +26,25 @@ async def _run(spec: dict[str, Any]) -> dict[str, float]:
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**spec["engine_args"]))
     gate = asyncio.Semaphore(spec["concurrency"])
 
-    async def one(number: int, output_tokens: int) -> int:
+    async def one(number: int, output_tokens: int) -> None:
         ids = [2000 + (number * 7919 + position) % 20000 for position in range(spec["prompt_tokens"])]
         parameters = SamplingParams(max_tokens=output_tokens, ignore_eos=True, temperature=0.0)
         async with gate:
-            tokens = 0
-            async for output in engine.generate(
-                TokensPrompt(prompt_token_ids=ids), parameters, request_id=f"speed-{number}"
-            ):
-                tokens = len(output.outputs[0].token_ids)
-            return tokens
+            prompt = TokensPrompt(prompt_token_ids=ids)
+            async for _ in engine.generate(prompt, parameters, request_id=f"speed-{number}"):
+                pass
 
     warm_up = spec["concurrency"]
     await asyncio.gather(*[one(number, 4) for number in range(warm_up)])
-    begin_s, begin_wall_s = time.monotonic(), real_seconds()
-    tokens = await asyncio.gather(
-        *[one(warm_up + number, spec["output_tokens"]) for number in range(spec["requests"])]
-    )
-    took = {"load_s": time.monotonic() - begin_s, "wall_s": real_seconds() - begin_wall_s}
+    load_s, wall_s, requests = [], [], spec["requests"]
+    for repeat in range(spec["repeats"]):
+        first = warm_up + repeat * requests
+        begin_s, begin_wall_s = time.monotonic(), real_seconds()
+        await asyncio.gather(*[one(first + number, spec["output_tokens"]) for number in range(requests)])
+        load_s.append(time.monotonic() - begin_s)
+        wall_s.append(real_seconds() - begin_wall_s)
     engine.shutdown(timeout=30.0)  # so that its processes end by themselves and report
-    return {**took, "output_tokens": float(sum(tokens))}
+    return {"load_s": median(load_s), "wall_s": median(wall_s), "longest_wall_s": max(wall_s)}
 
 
 def main() -> None:

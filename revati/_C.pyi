@@ -168,11 +168,20 @@ class Recorder:
     def repeatable(self) -> bool: ...
     def launches(self) -> list[tuple[str, str, str, int, int]]: ...
 
+class NativeTwin:
+    """What a recorded kernel does to values that the host will read."""
+
+def vllm_host_kernels() -> dict[str, NativeTwin]: ...
+
 class Kernel:
     """A kernel that Python starts: a launch binds its arguments, runs its host twin and is recorded."""
 
     def __init__(
-        self, name: str, arg_names: Sequence[str], defaults: dict[str, Any], host: Callable[..., None] | None
+        self,
+        name: str,
+        arg_names: Sequence[str],
+        defaults: dict[str, Any],
+        host: NativeTwin | Callable[..., None] | None,
     ) -> None: ...
     def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any, launcher_ns: int) -> None: ...
 

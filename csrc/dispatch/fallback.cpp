@@ -182,17 +182,17 @@ void append(PricedOp* p, const OpInfo& info, const c10::IValue* args, size_t n, 
   timeline.launch(device, p->stats, d, capturing ? std::function<int64_t()>([call] { return call->price(); }) : nullptr, host_cost);
 }
 
-PricedOp* named(const OpInfo& info, const std::string& name, const std::vector<c10::IValue>& args) {
+PricedOp* named(const OpInfo& info, const std::vector<c10::IValue>& args) {
   Signature key;
   key.mix(uint64_t(&info));
   for (auto& a : args) key.mix_value(a);
   if (PricedOp* p = lookup(key)) return p;
   OwnWork own;
   auto fresh = std::make_unique<PricedOp>();
-  PriceRequest request{name, &info.arg_names, args.data(), args.size(), {}, &info.live_args};
+  PriceRequest request{info.name, &info.arg_names, args.data(), args.size(), {}, &info.live_args};
   Price price = ask(request);
   fresh->duration_ns = price.duration_ns;
-  fresh->stats = Timeline::get().stats(name, price.family, price.confidence, shapes_of(args.data(), args.size()));
+  fresh->stats = Timeline::get().stats(info.name, price.family, price.confidence, shapes_of(args.data(), args.size()));
   if (!info.live_index.empty()) fresh->live = std::make_unique<LivePrice>();
   return keep(key, std::move(fresh));
 }
@@ -246,13 +246,16 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 }
 
 void launch_named(const std::string& name, const std::vector<std::string>& arg_names, std::vector<c10::IValue> args, int device, bool host_cost) {
-  const OpInfo& info = info_of(name, arg_names);
-  append(named(info, name, args), info, args.data(), args.size(), device, host_cost);
+  launch_named(info_of(name, arg_names), args, device, host_cost);
+}
+
+void launch_named(const OpInfo& info, const std::vector<c10::IValue>& args, int device, bool host_cost) {
+  append(named(info, args), info, args.data(), args.size(), device, host_cost);
 }
 
 int64_t price_named(const std::string& name, const std::vector<std::string>& arg_names, const std::vector<c10::IValue>& args, int,
                     std::shared_ptr<OpStats>* stats) {
-  PricedOp* p = named(info_of(name, arg_names), name, args);
+  PricedOp* p = named(info_of(name, arg_names), args);
   *stats = p->stats;
   return p->duration_ns;
 }

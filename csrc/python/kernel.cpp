@@ -5,6 +5,8 @@
 
 #include "device/backend.h"
 #include "dispatch/fallback.h"
+#include "dispatch/host_kernel.h"
+#include "dispatch/op_info.h"
 #include "dispatch/values.h"
 #include "python/bindings.h"
 #include "timeline/clock.h"
@@ -13,13 +15,19 @@
 namespace revati {
 namespace {
 
+struct NativeTwin {
+  HostKernel run;
+};
+
 class Kernel {
  public:
   /// `defaults`: what the kernel takes where a launch gives nothing; only a grid that is a function sees them.
-  /// `host`: None, or what the kernel does to values, called with (arguments by name, grid).
+  /// `host`: None, or what the kernel does to values: a native twin, or a function of (arguments by name, grid).
   Kernel(std::string name, const std::vector<std::string>& arg_names, py::dict defaults, py::object host)
-      : name_(std::move(name)), arg_names_(arg_names), defaults_(std::move(defaults)), host_(std::move(host)) {
+      : name_(std::move(name)), arg_names_(arg_names), defaults_(std::move(defaults)) {
     for (const std::string& arg : arg_names_) keys_.emplace_back(arg);
+    if (py::isinstance<NativeTwin>(host)) native_ = host.cast<NativeTwin>().run;
+    else host_ = std::move(host);
   }
 
   void launch(const py::tuple& args, const py::dict& kwargs, py::object grid, int64_t launcher_ns) {
@@ -34,16 +42,29 @@ class Kernel {
  private:
   struct Bound {
     py::dict by_name;  // empty if nobody asks for it
-    std::vector<std::string> names{"grid"};
+    std::vector<size_t> order;  // of the arguments that were given
     std::vector<c10::IValue> values{c10::IValue()};
     int device = -1;
   };
+  /// Launches that give the same arguments share what the device knows of them.
+  struct Form {
+    std::vector<size_t> order;
+    const OpInfo* info;
+  };
+
+  const OpInfo& info(const std::vector<size_t>& order) {
+    for (const Form& form : forms_)
+      if (form.order == order) return *form.info;
+    std::vector<std::string> names{"grid"};
+    for (size_t k : order) names.push_back(arg_names_[k]);
+    return *forms_.emplace_back(Form{order, &info_of(name_, names)}).info;
+  }
 
   void record(const py::tuple& args, const py::dict& kwargs, py::object grid) {
     bool has_grid_function = PyCallable_Check(grid.ptr());
     Bound bound;
     auto take = [&](size_t k, py::handle value) {
-      bound.names.push_back(arg_names_[k]);
+      bound.order.push_back(k);
       bound.values.push_back(value_of(value));
       const c10::IValue& v = bound.values.back();
       if (bound.device < 0 && v.isTensor() && on_device(v.toTensor())) bound.device = v.toTensor().get_device();
@@ -60,15 +81,27 @@ class Kernel {
       grid = grid(all);
     }
     py::tuple sizes = PyTuple_Check(grid.ptr()) || PyList_Check(grid.ptr()) ? py::tuple(grid) : py::make_tuple(grid);
+    std::vector<int64_t> extent;
     int64_t programs = 1;
-    for (auto size : sizes) programs *= size.cast<int64_t>();
+    for (auto size : sizes) programs *= extent.emplace_back(size.cast<int64_t>());
     bound.values[0] = programs;
+    const OpInfo& op = info(bound.order);
+    if (native_) run_native(op.arg_names, bound.values, extent);
     if (!host_.is_none()) run_host(bound.by_name, sizes);
     int device = bound.device < 0 ? current_device() : bound.device;
-    launch_named(name_, bound.names, std::move(bound.values), device);
+    launch_named(op, bound.values, device);
   }
 
-  /// Inside a capture it runs now and again at every replay. The references are kept for good: graphs may die without
+  /// Inside a capture it runs now and again at every replay.
+  void run_native(const std::vector<std::string>& names, const std::vector<c10::IValue>& values, const std::vector<int64_t>& grid) {
+    native_(HostLaunch{names, values, grid});
+    Timeline& timeline = Timeline::get();
+    int device = current_device();
+    if (!timeline.capturing(device, timeline.current(device))) return;
+    timeline.captured_rerun(device, [run = native_, names, values, grid] { run(HostLaunch{names, values, grid}); });
+  }
+
+  /// The same in Python. The references are kept for good: graphs may die without
   /// the GIL.
   void run_host(const py::dict& bound, const py::tuple& grid) {
     host_(bound, grid);
@@ -87,8 +120,10 @@ class Kernel {
   std::string name_;
   std::vector<std::string> arg_names_;
   std::vector<py::str> keys_;
+  std::vector<Form> forms_;
   py::dict defaults_;
-  py::object host_;
+  HostKernel native_ = nullptr;
+  py::object host_ = py::none();
 };
 
 py::dtype dtype_of(at::ScalarType type) {
@@ -120,6 +155,12 @@ py::array live_array(const at::Tensor& t) {
 }  // namespace
 
 void bind_kernel(py::module_& m) {
+  py::class_<NativeTwin>(m, "NativeTwin");
+  m.def("vllm_host_kernels", [] {
+    py::dict twins;
+    for (auto& [kernel, run] : vllm_host_kernels()) twins[kernel] = NativeTwin{run};
+    return twins;
+  });
   py::class_<Kernel>(m, "Kernel")
       .def(py::init<std::string, const std::vector<std::string>&, py::dict, py::object>(), py::arg("name"), py::arg("arg_names"),
            py::arg("defaults"), py::arg("host"))

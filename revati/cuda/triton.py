@@ -13,7 +13,8 @@ from typing import Any
 LAUNCHER_NS = 12_000
 """Host time of Triton's own launcher (binding, specialisation, cache key) without the driver's; estimated."""
 
-HOST_KERNELS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {}
+HOST_KERNELS: dict[str, Any] = {}
+"""By the kernel's name: a function of (arguments by name, grid), or a native twin."""
 
 
 def host_kernel(

@@ -9,17 +9,18 @@ def register_platform() -> str | None:
     """Class path of the virtual platform inside a run, None everywhere else (vLLM then chooses as ever)."""
     if os.environ.get("REVATI_IDENTITY") != "cuda":
         return None
-    from revati.cuda import libraries
+    from revati import _C
+    from revati.cuda import libraries, triton
     from revati.engines.vllm import (  # noqa: F401 - the twins
         fakes,
         host_answers,
-        host_kernels,
         parallel,
         speculation,
     )
     from revati.engines.vllm.versions import check
 
     check()
+    triton.HOST_KERNELS.update(_C.vllm_host_kernels())
     parallel.install()
     for register in (fakes.register, host_answers.register):
         if register not in libraries.AFTER:

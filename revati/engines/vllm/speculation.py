@@ -17,7 +17,6 @@ import numpy
 
 from revati.cuda import refusal
 from revati.cuda.triton import host_kernel
-from revati.engines.vllm.host_kernels import _array
 
 RATE_ENV = "REVATI_ACCEPTANCE_RATE"
 DEFAULT_RATE = 0.7
@@ -52,6 +51,12 @@ def uniform(row: int, position: int) -> float:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
     return ((x ^ (x >> 31)) >> 11) / (1 << 53)
+
+
+def _array(tensor: Any) -> numpy.ndarray:
+    from revati import _C
+
+    return _C.live_array(tensor)
 
 
 @host_kernel("_gather_draft_sampled_kernel")
