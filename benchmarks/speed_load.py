@@ -1,8 +1,8 @@
 """The load of the speed benchmark: an AsyncLLM in this process, a closed loop of equal requests.
 
 `python -m benchmarks.speed_load SPEC`: SPEC is a JSON file with `engine_args`, `concurrency`, `requests`,
-`prompt_tokens`, `output_tokens`, `repeats` and `output`. Start-up and a short warm-up are not timed. One engine
-serves the load `repeats` times, each time with new prompts; medians are reported.
+`prompt_tokens`, `output_tokens`, `repeats` and `output`. Start-up and a short warm-up are not timed. One
+engine serves the load `repeats` times, each time with new prompts; medians are reported.
 """
 
 from __future__ import annotations
