@@ -12,7 +12,8 @@ STAMPS := $(VENV)/.stamps
 TORCH := torch==2.13.0
 TORCH_PIP_ARGS ?=  # where pip does not find the CPU build by itself
 VLLM := vllm==0.32.0
-# most of what these packages hold is never imported, so no byte code is made of it
+# most of what these packages hold is never imported: byte code is made at the first import, not by the installation
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile
 TEST_PACKAGES := pytest pytest-timeout pytest-xdist hypothesis expecttest ruff mypy types-PyYAML aiohttp uvicorn uvloop pyzmq
 OUR_PACKAGES := "pybind11>=2.13" numpy "xgboost>=2.1" "pyarrow>=15" "pandas>=2" "pydantic>=2" pyyaml "rich>=13" \

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -116,6 +117,21 @@ def _check_memory() -> Finding:
     return Finding("/dev/shm", True, f"{mib} MiB free")
 
 
+def _check_python() -> Finding:
+    name = f"{platform.python_version()}, {sys.executable}"
+    if "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
+        detail = f"{name}: built without profile-guided optimisation; a distribution's Python is faster"
+        return Finding("python", False, detail, need=False)
+    return Finding("python", True, name)
+
+
+def _check_byte_code() -> Finding:
+    if sys.dont_write_bytecode:
+        detail = "not kept: every process of a run compiles all it imports; unset PYTHONDONTWRITEBYTECODE"
+        return Finding("byte code", False, detail, need=False)
+    return Finding("byte code", True, "kept")
+
+
 def _check_package(name: str, need: bool) -> Finding:
     wanted = _WANTED[name]
     try:
@@ -187,6 +203,8 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _check_futex,
     _check_proc,
     _check_memory,
+    _check_python,
+    _check_byte_code,
     _check_torch,
     _check_vllm,
     _check_libraries,

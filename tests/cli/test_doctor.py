@@ -19,8 +19,8 @@ def doctor(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 def test_every_need_has_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     code, printed = doctor(capfd)
     names = [line[5:].partition(":")[0] for line in printed.splitlines()]
-    assert names == ["system", "futex_waitv", "/proc", "/dev/shm", "torch", "vllm", "native parts",
-                     "GPU profiles", "virtual time"]  # fmt: skip
+    assert names == ["system", "futex_waitv", "/proc", "/dev/shm", "python", "byte code", "torch", "vllm",
+                     "native parts", "GPU profiles", "virtual time"]  # fmt: skip
     failed = [line for line in printed.splitlines() if line.startswith("FAIL")]
     assert code == (1 if failed else 0)
 
@@ -37,6 +37,21 @@ def test_missing_native_parts_and_profiles_are_failures_with_a_next_step(
     assert "pip install" in lines["native parts"]
     assert lines["GPU profiles"].startswith("FAIL")
     assert lines["virtual time"].startswith("FAIL")
+
+
+def test_what_makes_runs_slow_is_a_note_with_a_next_step(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: "--with-ensurepip")
+    _, printed = doctor(capfd)
+    lines = {line[5:].partition(":")[0]: line for line in printed.splitlines()}
+    assert lines["byte code"].startswith("note") and "PYTHONDONTWRITEBYTECODE" in lines["byte code"]
+    assert lines["python"].startswith("note") and "a distribution's Python" in lines["python"]
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: "'--enable-optimizations' '--with-lto'")
+    _, printed = doctor(capfd)
+    assert "ok   byte code: kept" in printed and "ok   python: " in printed
 
 
 def test_the_factor_is_the_reference_over_this_machine(

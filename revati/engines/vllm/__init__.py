@@ -9,7 +9,6 @@ def register_platform() -> str | None:
     """Class path of the virtual platform inside a run, None everywhere else (vLLM then chooses as ever)."""
     if os.environ.get("REVATI_IDENTITY") != "cuda":
         return None
-    from revati import _C
     from revati.cuda import libraries, triton
     from revati.engines.vllm import (  # noqa: F401 - the twins
         fakes,
@@ -20,6 +19,8 @@ def register_platform() -> str | None:
     from revati.engines.vllm.versions import check
 
     check()
+    from revati import _C
+
     triton.HOST_KERNELS.update(_C.vllm_host_kernels())
     parallel.install()
     for register in (fakes.register, host_answers.register):
