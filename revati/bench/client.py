@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TIMES = "client-times.json"
+GO = b"go\n"  # on the standard input, once the server is ready
 INTERRUPTED = "interrupted"  # the error of requests that an interrupt ended
 
 
@@ -103,8 +104,18 @@ class EarlyEnd:
         return wrapper
 
 
+def wait_at_gate() -> None:
+    """Wait for the driver's word; without it, end."""
+    if sys.stdin.buffer.readline() != GO:
+        sys.exit("revati: the benchmark's driver ended before the server was ready")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.close(nothing)
+
+
 def main() -> None:
-    """Run `vllm` with this process's arguments."""
+    """Run `vllm` with this process's arguments, once the server is ready."""
+    import vllm.entrypoints.cli.serve  # noqa: F401 - vLLM's own main imports every command; this is the largest
     from vllm.benchmarks import serve
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
     from vllm.entrypoints.cli.main import main as vllm_main
@@ -121,6 +132,7 @@ def main() -> None:
     for name, value in wrapped.items():
         setattr(serve, name, value)
     sys.argv[0] = "vllm"
+    wait_at_gate()
     vllm_main()
 
 

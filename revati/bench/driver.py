@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from revati.bench.client import real_seconds
+from revati.bench.client import GO, real_seconds
 from revati.bench.plan import CLIENT_LOG, METRICS, SERVER_LOG, STATUS, BenchPlan
 
 _POLL_S = 0.2
@@ -62,6 +62,7 @@ class Driver:
         self.status = Status()
         self._server: subprocess.Popen[bytes] | None = None
         self._client: subprocess.Popen[bytes] | None = None
+        self._client_released = False
         self._begin_s = time.monotonic()
         self._begin_wall_s = real_seconds()
 
@@ -72,6 +73,7 @@ class Driver:
         ]
         try:
             self._start_server()
+            self._start_client()
             self._wait_ready()
             exit_code = self._run_client()
             self.status.stage = "done" if exit_code == 0 else "client failed"
@@ -106,6 +108,13 @@ class Driver:
                 start_new_session=True,
             )
 
+    def _start_client(self) -> None:
+        """Its imports take as long as a server's: it makes them meanwhile, and waits at the gate."""
+        with open(self.plan.run_dir / CLIENT_LOG, "wb") as log:
+            self._client = subprocess.Popen(
+                self.plan.client_command, stdin=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+
     def _wait_ready(self) -> None:
         assert self._server is not None
         while not _is_healthy(self.plan.base_url):
@@ -126,11 +135,11 @@ class Driver:
         self.status.write(self.plan.run_dir)
         self.status.client_start_s = self._elapsed_s()
         wall_start_s = real_seconds()
-        with open(self.plan.run_dir / CLIENT_LOG, "wb") as log:
-            self._client = subprocess.Popen(
-                self.plan.client_command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True
-            )
+        assert self._client is not None and self._client.stdin is not None
+        self._client_released = True
         try:
+            with suppress(BrokenPipeError), self._client.stdin as gate:  # broken: it has ended, and says why
+                gate.write(GO)
             code = self._client.wait()
         finally:
             self.status.client_end_s = self._elapsed_s()
@@ -144,7 +153,10 @@ class Driver:
 
     def _stop(self) -> None:
         """End the client, keep the server's metrics, end the server; never raises, never leaves a process."""
-        if self._client is not None and self._client.poll() is None:
+        if self._client is not None and not self._client_released:
+            self._client.kill()  # it has done nothing yet
+            self._client.wait()
+        elif self._client is not None and self._client.poll() is None:
             _end(self._client, (signal.SIGINT, signal.SIGTERM), timeout_s=_CLIENT_GRACE_S)
             self.status.client_exit = self._client.returncode
         if self._server is None:

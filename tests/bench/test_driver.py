@@ -64,7 +64,8 @@ def worker_is_gone(folder: Path) -> bool:
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-S", "-c", code]
+    """A client that waits at the gate, as `revati.bench.client` does."""
+    return [sys.executable, "-S", "-c", f"assert input() == 'go'\n{code}"]
 
 
 def drive(plan: Path) -> subprocess.CompletedProcess[bytes]:
@@ -79,6 +80,29 @@ def test_a_run_to_the_end(tmp_path: Path) -> None:
     assert "42.0" in (tmp_path / METRICS).read_text()
     assert "server stopped" in (tmp_path / SERVER_LOG).read_text()
     assert worker_is_gone(tmp_path)
+
+
+def test_the_client_starts_beside_the_server_and_is_let_go_when_that_is_ready(tmp_path: Path) -> None:
+    """On the clock of the machine, which both see: the client is up before the server answers."""
+    code = (
+        "import time; open('early', 'w').write(str(time.time())); assert input() == 'go'\n"
+        "open('go', 'w').write(str(time.time()))\n"
+        "import sys; assert sys.stdin.read() == ''"
+    )
+    plan = make_plan(tmp_path, [sys.executable, "-S", "-c", code], start_s=1.5)
+    line = [sys.executable, "-m", "revati.bench.driver", str(plan)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(line, timeout=60, check=False, cwd=tmp_path, env=environment).returncode == 0
+    early, go = (float((tmp_path / name).read_text()) for name in ("early", "go"))
+    assert go - early > 0.5
+
+
+def test_a_server_that_fails_takes_the_waiting_client_along(tmp_path: Path) -> None:
+    code = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid())); input()"
+    plan = make_plan(tmp_path, [sys.executable, "-S", "-c", code], mode="crash", start_s=1.0)
+    assert drive(plan).returncode == 2
+    assert json.loads((tmp_path / STATUS).read_text())["client_exit"] is None
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
 
 
 def test_a_failing_client_gives_its_code(tmp_path: Path) -> None:
