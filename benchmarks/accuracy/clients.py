@@ -14,7 +14,9 @@ import sys
 import traceback
 from pathlib import Path
 
-PRELOADED = ("vllm.entrypoints.cli.main", "vllm.benchmarks.serve")
+from revati.bench.client import wait_at_gate
+
+PRELOADED = ("vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.benchmarks.serve")
 
 
 def run_in_fork(command: list[str]) -> int:
@@ -45,6 +47,7 @@ def main() -> int:
     """Run the commands of the file that is the only argument."""
     for module in PRELOADED:
         importlib.import_module(module)
+    wait_at_gate()
     for command in json.loads(Path(sys.argv[1]).read_text()):
         code = run_in_fork(command)
         if code != 0:

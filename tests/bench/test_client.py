@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from revati.bench.client import INTERRUPTED, EarlyEnd
 
@@ -63,3 +67,19 @@ def test_a_request_that_others_cancel_is_cancelled() -> None:
         return bool((await asyncio.wait({task}))[0].pop().cancelled())
 
     assert asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "message"), [(b"go\n", 7, b""), (b"", 1, b"before the server was ready")]
+)
+def test_the_word_at_the_gate_holds_for_forks_too(word: bytes, code: int, message: bytes) -> None:
+    program = (
+        "import os; from revati.bench.client import wait_at_gate; wait_at_gate()\n"
+        "if os.fork() == 0: wait_at_gate(); os._exit(7)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=word, capture_output=True, check=False, timeout=30
+    )
+    assert done.returncode == code
+    assert message in done.stderr and b"Traceback" not in done.stderr
