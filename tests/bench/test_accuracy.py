@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import clients
 from benchmarks.accuracy.__main__ import jobs, main
 from benchmarks.accuracy.case import Case, CaseError, load_cases, load_series, select
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
 from benchmarks.accuracy.runner import Outcome, Variant, bench_words, data_folder
 from benchmarks.accuracy.table import BEGIN, END, markdown, replace_section, summary
+from revati.bench.client import GO
 
 
 def case_named(name: str) -> Case:
@@ -143,18 +146,25 @@ def test_points_that_share_a_server_are_one_job() -> None:
     ]
 
 
-def test_clients_run_in_turn_until_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_run_in_turn_until_one_fails(tmp_path: Path) -> None:
+    """Each waits at the gate, as `revati.bench.client` does; the driver's word comes once."""
     (tmp_path / "a_client.py").write_text(
-        "import sys\ndef main():\n    path, note, code = sys.argv[1:]\n"
+        "import sys\nfrom revati.bench.client import wait_at_gate\n"
+        "def main():\n    path, note, code = sys.argv[1:]\n    wait_at_gate()\n"
         "    open(path, 'a').write(note)\n    sys.exit(int(code))\n"
     )
     notes, spec = tmp_path / "notes", tmp_path / "clients.json"
     words = [("a", "0"), ("b", "3"), ("c", "0")]
     spec.write_text(json.dumps([["python", "-m", "a_client", str(notes), *pair] for pair in words]))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(clients, "PRELOADED", ())
-    monkeypatch.setattr("sys.argv", ["clients", str(spec)])
-    assert clients.main() == 3
+    program = "from benchmarks.accuracy import clients; clients.PRELOADED = (); raise SystemExit(clients.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(spec)],
+        input=GO,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
     assert notes.read_text() == "ab"
 
 
