@@ -156,7 +156,9 @@ def test_clients_run_in_turn_until_one_fails(tmp_path: Path) -> None:
     notes, spec = tmp_path / "notes", tmp_path / "clients.json"
     words = [("a", "0"), ("b", "3"), ("c", "0")]
     spec.write_text(json.dumps([["python", "-m", "a_client", str(notes), *pair] for pair in words]))
-    program = "from benchmarks.accuracy import clients; clients.PRELOADED = (); raise SystemExit(clients.main())"
+    program = (
+        "from benchmarks.accuracy import clients\nclients.PRELOADED = ()\nraise SystemExit(clients.main())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, str(spec)],
         input=GO,
