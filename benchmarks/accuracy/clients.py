@@ -14,9 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from revati.bench.client import wait_at_gate
-
-PRELOADED = ("vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.benchmarks.serve")
+from revati.bench.client import PRELOADED, wait_at_gate
 
 
 def run_in_fork(command: list[str]) -> int:

@@ -245,7 +245,8 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   push_results(stack, n, std::move(results));
 }
 
-void launch_named(const std::string& name, const std::vector<std::string>& arg_names, std::vector<c10::IValue> args, int device, bool host_cost) {
+void launch_named(const std::string& name, const std::vector<std::string>& arg_names, const std::vector<c10::IValue>& args, int device,
+                  bool host_cost) {
   launch_named(info_of(name, arg_names), args, device, host_cost);
 }
 

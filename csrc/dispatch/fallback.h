@@ -42,8 +42,8 @@ LatencyHook& latency_hook();
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 
 /// A launch that is no dispatcher op (Triton kernels, copies, collectives): priced, cached and appended alike.
-void launch_named(const std::string& name, const std::vector<std::string>& arg_names, std::vector<c10::IValue> args, int device,
-                  bool host_cost = true);
+void launch_named(const std::string& name, const std::vector<std::string>& arg_names, const std::vector<c10::IValue>& args,
+                  int device, bool host_cost = true);
 struct OpInfo;
 /// The same for a caller that keeps what info_of(name, arg_names) returned.
 void launch_named(const OpInfo& info, const std::vector<c10::IValue>& args, int device, bool host_cost = true);

@@ -59,8 +59,7 @@ Ints Ints::bits(const at::Tensor& t) {
 Ints::Ints(const at::Tensor& t, at::ScalarType as) : type_(as), item_(int64_t(t.element_size())), count_(t.numel()), extent_(t.numel() ? 1 : 0) {
   TORCH_CHECK_TYPE(c10::isIntegralType(type_, true), "revati: a kernel's host twin needs integers, got ", type_);
   TORCH_CHECK_VALUE(t.dim() <= 2, "revati: a kernel's host twin needs one or two dimensions, got ", t.dim());
-  if (on_device(t)) TORCH_CHECK(make_live(t), "revati: a tensor of ", t.storage().nbytes(), " bytes is too large to hold values");
-  base_ = static_cast<char*>(t.storage().data_ptr().get()) + t.storage_offset() * item_;
+  base_ = live_data(t);
   if (t.dim() > 0) row_ = t.stride(0);
   if (t.dim() > 1) column_ = t.stride(1);
   for (int64_t d = 0; d < t.dim() && count_; d++) extent_ += (t.size(d) - 1) * t.stride(d);

@@ -22,12 +22,6 @@ struct HostLaunch {
 };
 
 using HostKernel = void (*)(const HostLaunch&);
-struct NamedHostKernel {
-  const char* kernel;
-  HostKernel run;
-};
-/// Those of vLLM (csrc/engines/vllm.cpp).
-const std::vector<NamedHostKernel>& vllm_host_kernels();
 
 /// The integers of a tensor of one or two dimensions, which becomes live first. What lies outside is an error.
 class Ints {

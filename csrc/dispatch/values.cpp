@@ -11,6 +11,10 @@ namespace {
 void weak_phantom(void*) {}  // deleters that tell a weak view of phantom memory from one of live memory
 void weak_live(void*) {}
 bool is_weak_phantom(const c10::DataPtr& p) { return p.get_deleter() == &weak_phantom; }
+
+char* first_element(const at::Tensor& t) {
+  return static_cast<char*>(t.storage().data_ptr().get()) + size_t(t.storage_offset()) * t.element_size();
+}
 }  // namespace
 
 ValuePolicy& policy() {
@@ -70,11 +74,15 @@ bool make_live(const at::Tensor& t) {
   return true;
 }
 
+char* live_data(const at::Tensor& t) {
+  if (on_device(t)) TORCH_CHECK(make_live(t), "revati: a tensor of ", t.storage().nbytes(), " bytes is too large to hold values");
+  return first_element(t);
+}
+
 at::Tensor host_view(const at::Tensor& t) {
   auto options = t.options().device(at::kCPU).requires_grad(false).pinned_memory(false);
   if (t.numel() == 0) return at::empty_strided(t.sizes(), t.strides(), options);
-  char* base = static_cast<char*>(t.storage().data_ptr().get()) + size_t(t.storage_offset()) * t.element_size();
-  at::Tensor host = at::for_blob(base, t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
+  at::Tensor host = at::for_blob(first_element(t), t.sizes()).strides(t.strides()).options(options).target_device(at::kCPU).make_tensor();
   if (t.is_conj()) host._set_conj(true);  // copies reach us with the bits still on
   if (t.is_neg()) host._set_neg(true);
   return host;

@@ -23,6 +23,8 @@ void mark_invented(const at::Tensor& t);
 /// Makes `t` live: where its storage was phantom, everything else in it reads as the policy says.
 /// False if the storage is too large to ever be live.
 bool make_live(const at::Tensor& t);
+/// Where the first element of `t` lies; a device tensor becomes live first, and an error says if it cannot.
+char* live_data(const at::Tensor& t);
 /// Integer tensors get the policy's token id, the rest zeros.
 void fill_with_policy(const at::Tensor& host);
 /// A CPU tensor over the same memory.

@@ -3,9 +3,10 @@
 // Each does on live memory what the kernel of the same name does on the GPU. Kernels that only fill buffers which nothing
 // but other kernels read (input ids, slot mappings, block tables of one group) have none. Those of speculative decoding
 // follow a policy: revati/engines/vllm/speculation.py. Requests whose row is negative are padding.
+#include "engines/vllm.h"
+
 #include <optional>
 
-#include "dispatch/host_kernel.h"
 #include "dispatch/values.h"
 
 namespace revati {

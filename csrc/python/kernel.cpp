@@ -8,6 +8,7 @@
 #include "dispatch/host_kernel.h"
 #include "dispatch/op_info.h"
 #include "dispatch/values.h"
+#include "engines/vllm.h"
 #include "python/bindings.h"
 #include "timeline/clock.h"
 #include "timeline/timeline.h"
@@ -92,28 +93,30 @@ class Kernel {
     launch_named(op, bound.values, device);
   }
 
-  /// Inside a capture it runs now and again at every replay.
-  void run_native(const std::vector<std::string>& names, const std::vector<c10::IValue>& values, const std::vector<int64_t>& grid) {
-    native_(HostLaunch{names, values, grid});
+  /// Inside a capture a twin runs now and again at every replay: `make` returns what runs then.
+  template <class Make>
+  static void at_replays(Make make) {
     Timeline& timeline = Timeline::get();
     int device = current_device();
-    if (!timeline.capturing(device, timeline.current(device))) return;
-    timeline.captured_rerun(device, [run = native_, names, values, grid] { run(HostLaunch{names, values, grid}); });
+    if (timeline.capturing(device, timeline.current(device))) timeline.captured_rerun(device, make());
   }
 
-  /// The same in Python. The references are kept for good: graphs may die without
-  /// the GIL.
+  void run_native(const std::vector<std::string>& names, const std::vector<c10::IValue>& values, const std::vector<int64_t>& grid) {
+    native_(HostLaunch{names, values, grid});
+    at_replays([&] { return [run = native_, names, values, grid] { run(HostLaunch{names, values, grid}); }; });
+  }
+
+  /// The references are kept for good: graphs may die without the GIL.
   void run_host(const py::dict& bound, const py::tuple& grid) {
     host_(bound, grid);
-    Timeline& timeline = Timeline::get();
-    int device = current_device();
-    if (!timeline.capturing(device, timeline.current(device))) return;
-    host_.inc_ref();
-    bound.inc_ref();
-    grid.inc_ref();
-    timeline.captured_rerun(device, [f = host_.ptr(), b = bound.ptr(), g = grid.ptr()] {
-      py::gil_scoped_acquire gil;
-      py::reinterpret_borrow<py::object>(f)(py::reinterpret_borrow<py::object>(b), py::reinterpret_borrow<py::object>(g));
+    at_replays([&] {
+      host_.inc_ref();
+      bound.inc_ref();
+      grid.inc_ref();
+      return [f = host_.ptr(), b = bound.ptr(), g = grid.ptr()] {
+        py::gil_scoped_acquire gil;
+        py::reinterpret_borrow<py::object>(f)(py::reinterpret_borrow<py::object>(b), py::reinterpret_borrow<py::object>(g));
+      };
     });
   }
 
@@ -143,12 +146,10 @@ py::dtype dtype_of(at::ScalarType type) {
 
 /// The memory of a tensor as a numpy array; a device tensor becomes live first.
 py::array live_array(const at::Tensor& t) {
-  if (on_device(t))
-    TORCH_CHECK(make_live(t), "revati: a tensor of ", t.storage().nbytes(), " bytes is too large to hold values");
+  char* base = live_data(t);
   auto item = py::ssize_t(t.element_size());
   std::vector<py::ssize_t> shape(t.sizes().begin(), t.sizes().end()), strides(t.strides().begin(), t.strides().end());
   for (auto& s : strides) s *= item;
-  auto* base = static_cast<char*>(t.storage().data_ptr().get()) + t.storage_offset() * item;
   return {dtype_of(t.scalar_type()), std::move(shape), std::move(strides), base, py::cast(t)};
 }
 

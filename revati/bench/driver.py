@@ -62,7 +62,6 @@ class Driver:
         self.status = Status()
         self._server: subprocess.Popen[bytes] | None = None
         self._client: subprocess.Popen[bytes] | None = None
-        self._client_released = False
         self._begin_s = time.monotonic()
         self._begin_wall_s = real_seconds()
 
@@ -136,7 +135,6 @@ class Driver:
         self.status.client_start_s = self._elapsed_s()
         wall_start_s = real_seconds()
         assert self._client is not None and self._client.stdin is not None
-        self._client_released = True
         try:
             with suppress(BrokenPipeError), self._client.stdin as gate:  # broken: it has ended, and says why
                 gate.write(GO)
@@ -153,8 +151,8 @@ class Driver:
 
     def _stop(self) -> None:
         """End the client, keep the server's metrics, end the server; never raises, never leaves a process."""
-        if self._client is not None and not self._client_released:
-            self._client.kill()  # it has done nothing yet
+        if self._client is not None and self._client.stdin is not None and not self._client.stdin.closed:
+            self._client.kill()  # still at the gate
             self._client.wait()
         elif self._client is not None and self._client.poll() is None:
             _end(self._client, (signal.SIGINT, signal.SIGTERM), timeout_s=_CLIENT_GRACE_S)

@@ -48,144 +48,131 @@ class Batch:
         return [self.rng.randint(low, high) for _ in self.rows]
 
 
+def launch(
+    kernel: str, grid: int, written: list[str], file: str = "input_batch.py", **arguments: Any
+) -> dict[str, Any]:
+    """A case: a kernel of vLLM, its arguments, and those of them whose content afterwards is compared."""
+    return {"file": file, "kernel": kernel, "grid": [grid], "arguments": arguments, "written": written}
+
+
 def prepare_pos_seq_lens(b: Batch) -> dict[str, Any]:
-    return {
-        "file": "input_batch.py",
-        "kernel": "_prepare_pos_seq_lens_kernel",
-        "grid": [b.size + 1],
-        "arguments": {
-            "pos_ptr": zeros(sum(b.lengths) + 3, dtype="int64"),
-            "seq_lens_ptr": ints(*range(100, 100 + ROWS)),
-            "idx_mapping_ptr": ints(*b.rows),
-            "query_start_loc_ptr": bounds(b.lengths),
-            "num_computed_tokens_ptr": ints(*b.table),
-            "max_num_reqs": ROWS,
-            "BLOCK_SIZE": 4,
-        },
-        "written": ["pos_ptr", "seq_lens_ptr"],
-    }
+    return launch(
+        "_prepare_pos_seq_lens_kernel",
+        b.size + 1,
+        ["pos_ptr", "seq_lens_ptr"],
+        pos_ptr=zeros(sum(b.lengths) + 3, dtype="int64"),
+        seq_lens_ptr=ints(*range(100, 100 + ROWS)),
+        idx_mapping_ptr=ints(*b.rows),
+        query_start_loc_ptr=bounds(b.lengths),
+        num_computed_tokens_ptr=ints(*b.table),
+        max_num_reqs=ROWS,
+        BLOCK_SIZE=4,
+    )
 
 
 def num_sampled_and_rejected(b: Batch) -> dict[str, Any]:
-    return {
-        "file": "input_batch.py",
-        "kernel": "_get_num_sampled_and_rejected_kernel",
-        "grid": [b.size],
-        "arguments": {
-            "num_sampled_ptr": ints(*[b.rng.randint(1, n) for n in b.logits]),
-            "num_rejected_ptr": zeros(b.size),
-            "seq_lens_ptr": ints(*b.some(1, 40)),
-            "cu_num_logits_ptr": bounds(b.logits),
-            "idx_mapping_ptr": ints(*b.rows),
-            "prefill_len_ptr": ints(*b.prefill),
-        },
-        "written": ["num_sampled_ptr", "num_rejected_ptr"],
-    }
+    return launch(
+        "_get_num_sampled_and_rejected_kernel",
+        b.size,
+        ["num_sampled_ptr", "num_rejected_ptr"],
+        num_sampled_ptr=ints(*[b.rng.randint(1, n) for n in b.logits]),
+        num_rejected_ptr=zeros(b.size),
+        seq_lens_ptr=ints(*b.some(1, 40)),
+        cu_num_logits_ptr=bounds(b.logits),
+        idx_mapping_ptr=ints(*b.rows),
+        prefill_len_ptr=ints(*b.prefill),
+    )
 
 
 def post_update(b: Batch) -> dict[str, Any]:
     """With padding rows, with and without new tokens."""
     tokens = [[b.rng.randint(0, 40) for _ in range(3)] for _ in b.rows]
     rows = [-1 if b.rng.random() < 0.2 else row for row in b.rows]
-    return {
-        "file": "input_batch.py",
-        "kernel": "_post_update_kernel",
-        "grid": [b.size],
-        "arguments": {
-            "idx_mapping_ptr": ints(*rows),
-            "num_computed_tokens_ptr": ints(*b.table),
-            "last_sampled_tokens_ptr": zeros(ROWS, 1, dtype="int64"),
-            "output_bin_counts_ptr": None,
-            "output_bin_counts_stride": 0,
-            "sampled_tokens_ptr": {"values": tokens, "dtype": "int64"},
-            "sampled_tokens_stride": 3,
-            "num_sampled_ptr": ints(*b.some(0, 3)),
-            "num_rejected_ptr": ints(*b.some(0, 2)),
-            "query_start_loc_ptr": bounds(b.lengths) if b.rng.random() < 0.8 else None,
-            "all_token_ids_ptr": zeros(ROWS, 64),
-            "all_token_ids_stride": 64,
-            "total_len_ptr": ints(*b.table),
-        },
-        "written": [
+    return launch(
+        "_post_update_kernel",
+        b.size,
+        [
             "num_computed_tokens_ptr",
             "last_sampled_tokens_ptr",
             "all_token_ids_ptr",
             "total_len_ptr",
         ],
-    }
+        idx_mapping_ptr=ints(*rows),
+        num_computed_tokens_ptr=ints(*b.table),
+        last_sampled_tokens_ptr=zeros(ROWS, 1, dtype="int64"),
+        output_bin_counts_ptr=None,
+        output_bin_counts_stride=0,
+        sampled_tokens_ptr={"values": tokens, "dtype": "int64"},
+        sampled_tokens_stride=3,
+        num_sampled_ptr=ints(*b.some(0, 3)),
+        num_rejected_ptr=ints(*b.some(0, 2)),
+        query_start_loc_ptr=bounds(b.lengths) if b.rng.random() < 0.8 else None,
+        all_token_ids_ptr=zeros(ROWS, 64),
+        all_token_ids_stride=64,
+        total_len_ptr=ints(*b.table),
+    )
 
 
 def post_update_computed(b: Batch) -> dict[str, Any]:
-    return {
-        "file": "input_batch.py",
-        "kernel": "_post_update_num_computed_tokens_kernel",
-        "grid": [b.size],
-        "arguments": {
-            "idx_mapping_ptr": ints(*b.rows),
-            "num_computed_tokens_ptr": ints(*b.table),
-            "query_start_loc_ptr": bounds(b.lengths),
-        },
-        "written": ["num_computed_tokens_ptr"],
-    }
+    return launch(
+        "_post_update_num_computed_tokens_kernel",
+        b.size,
+        ["num_computed_tokens_ptr"],
+        idx_mapping_ptr=ints(*b.rows),
+        num_computed_tokens_ptr=ints(*b.table),
+        query_start_loc_ptr=bounds(b.lengths),
+    )
 
 
 def expand_idx_mapping(b: Batch) -> dict[str, Any]:
-    return {
-        "file": "input_batch.py",
-        "kernel": "_expand_idx_mapping_kernel",
-        "grid": [b.size],
-        "arguments": {
-            "idx_mapping_ptr": ints(*b.rows),
-            "expanded_idx_mapping_ptr": zeros(sum(b.logits)),
-            "expanded_local_pos_ptr": zeros(sum(b.logits)),
-            "cu_num_logits_ptr": bounds(b.logits),
-            "BLOCK_SIZE": 4,
-        },
-        "written": ["expanded_idx_mapping_ptr", "expanded_local_pos_ptr"],
-    }
+    return launch(
+        "_expand_idx_mapping_kernel",
+        b.size,
+        ["expanded_idx_mapping_ptr", "expanded_local_pos_ptr"],
+        idx_mapping_ptr=ints(*b.rows),
+        expanded_idx_mapping_ptr=zeros(sum(b.logits)),
+        expanded_local_pos_ptr=zeros(sum(b.logits)),
+        cu_num_logits_ptr=bounds(b.logits),
+        BLOCK_SIZE=4,
+    )
 
 
 def combine_sampled_and_draft_tokens(b: Batch) -> dict[str, Any]:
-    return {
-        "file": "input_batch.py",
-        "kernel": "_combine_sampled_and_draft_tokens_kernel",
-        "grid": [b.size],
-        "arguments": {
-            "input_ids_ptr": zeros(sum(b.lengths)),
-            "idx_mapping_ptr": ints(*b.rows),
-            "last_sampled_tokens_ptr": zeros(ROWS, dtype="int64"),
-            "query_start_loc_ptr": bounds(b.lengths),
-            "seq_lens_ptr": ints(*b.some(1, 40)),
-            "prefill_len_ptr": ints(*b.prefill),
-            "draft_tokens_ptr": zeros(ROWS, 4, dtype="int64"),
-            "draft_tokens_stride": 4,
-            "cu_num_logits_ptr": bounds(b.logits),
-            "logits_indices_ptr": zeros(sum(b.logits), dtype="int64"),
-            "BLOCK_SIZE": 4,
-        },
-        "written": ["logits_indices_ptr"],
-    }
+    return launch(
+        "_combine_sampled_and_draft_tokens_kernel",
+        b.size,
+        ["logits_indices_ptr"],
+        input_ids_ptr=zeros(sum(b.lengths)),
+        idx_mapping_ptr=ints(*b.rows),
+        last_sampled_tokens_ptr=zeros(ROWS, dtype="int64"),
+        query_start_loc_ptr=bounds(b.lengths),
+        seq_lens_ptr=ints(*b.some(1, 40)),
+        prefill_len_ptr=ints(*b.prefill),
+        draft_tokens_ptr=zeros(ROWS, 4, dtype="int64"),
+        draft_tokens_stride=4,
+        cu_num_logits_ptr=bounds(b.logits),
+        logits_indices_ptr=zeros(sum(b.logits), dtype="int64"),
+        BLOCK_SIZE=4,
+    )
 
 
 def apply_write(b: Batch, *, output: dict[str, Any], stride: Any, groups: Any, dtype: str) -> dict[str, Any]:
     counts = b.some(1, 6)
-    return {
-        "file": "buffer_utils.py",
-        "kernel": "_apply_write_kernel",
-        "grid": [b.size],
-        "arguments": {
-            "output_ptr": output,
-            "output_stride": stride,
-            "write_indices_ptr": ints(*b.rows),
-            "write_starts_ptr": ints(*b.some(0, 10)) if stride != 1 else ints(*[0] * b.size),
-            "write_contents_ptr": ints(*range(1, sum(counts) + 1), dtype=dtype),
-            "write_cu_lens_ptr": ints(*[sum(counts[: i + 1]) for i in range(b.size)]),
-            "write_group_ids_ptr": groups,
-            "BLOCK_SIZE": 4,
-            "MULTI_GROUP": groups is not None,
-        },
-        "written": ["behind pointers"] if groups is not None else ["output_ptr"],
-    }
+    return launch(
+        "_apply_write_kernel",
+        b.size,
+        ["behind pointers"] if groups is not None else ["output_ptr"],
+        file="buffer_utils.py",
+        output_ptr=output,
+        output_stride=stride,
+        write_indices_ptr=ints(*b.rows),
+        write_starts_ptr=ints(*b.some(0, 10)) if stride != 1 else ints(*[0] * b.size),
+        write_contents_ptr=ints(*range(1, sum(counts) + 1), dtype=dtype),
+        write_cu_lens_ptr=ints(*[sum(counts[: i + 1]) for i in range(b.size)]),
+        write_group_ids_ptr=groups,
+        BLOCK_SIZE=4,
+        MULTI_GROUP=groups is not None,
+    )
 
 
 def write_rows(b: Batch) -> dict[str, Any]:
