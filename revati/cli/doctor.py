@@ -119,10 +119,16 @@ def _check_memory() -> Finding:
 
 def _check_python() -> Finding:
     name = f"{platform.python_version()}, {sys.executable}"
-    if "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
+    if not _is_python_optimised():
         detail = f"{name}: built without profile-guided optimisation; a distribution's Python is faster"
         return Finding("python", False, detail, need=False)
     return Finding("python", True, name)
+
+
+def _is_python_optimised() -> bool:
+    """Debian's packages call the profiled build by hand, and empty the flags for it in what they keep."""
+    asked = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return asked or not sysconfig.get_config_var("PGO_PROF_USE_FLAG")
 
 
 def _check_byte_code() -> Finding:

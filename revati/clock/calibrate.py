@@ -40,9 +40,10 @@ class Calibration:
 
 
 REFERENCE = Calibration(
-    cpu="AMD EPYC, family 25 model 17", python="3.11.7", work_s=0.0186, spread=0.02
+    cpu="AMD EPYC, family 25 model 17", python="3.11.2", work_s=0.0143, spread=0.01
 )
-"""The machine on which Revati is built and tested; docs/time.md says how it was measured."""
+"""The processor on which Revati is built and tested, with Debian's Python, which was built with profile-guided
+optimisation as those of servers' images are; docs/time.md says how it was measured."""
 
 
 class CalibrationError(ValueError):

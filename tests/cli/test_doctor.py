@@ -43,15 +43,19 @@ def test_what_makes_runs_slow_is_a_note_with_a_next_step(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.dont_write_bytecode", True)
-    monkeypatch.setattr("sysconfig.get_config_var", lambda name: "--with-ensurepip")
+    plain = {"CONFIG_ARGS": "'--with-ensurepip'", "PGO_PROF_USE_FLAG": "-fprofile-use"}
+    monkeypatch.setattr("sysconfig.get_config_var", plain.get)
     _, printed = doctor(capfd)
     lines = {line[5:].partition(":")[0]: line for line in printed.splitlines()}
     assert lines["byte code"].startswith("note") and "PYTHONDONTWRITEBYTECODE" in lines["byte code"]
     assert lines["python"].startswith("note") and "a distribution's Python" in lines["python"]
     monkeypatch.setattr("sys.dont_write_bytecode", False)
-    monkeypatch.setattr("sysconfig.get_config_var", lambda name: "'--enable-optimizations' '--with-lto'")
-    _, printed = doctor(capfd)
-    assert "ok   byte code: kept" in printed and "ok   python: " in printed
+    asked = plain | {"CONFIG_ARGS": "'--enable-optimizations' '--with-lto'"}
+    debian = plain | {"PGO_PROF_USE_FLAG": ""}
+    for build in (asked, debian):
+        monkeypatch.setattr("sysconfig.get_config_var", build.get)
+        _, printed = doctor(capfd)
+        assert "ok   byte code: kept" in printed and "ok   python: " in printed
 
 
 def test_the_factor_is_the_reference_over_this_machine(
