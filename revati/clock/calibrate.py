@@ -42,8 +42,8 @@ class Calibration:
 REFERENCE = Calibration(
     cpu="AMD EPYC, family 25 model 17", python="3.11.2", work_s=0.0143, spread=0.01
 )
-"""The processor on which Revati is built and tested, with Debian's Python: built with profile-guided optimisation,
-as those of servers' images are. docs/time.md says how it was measured."""
+"""The processor on which Revati is built and tested, with Debian's Python: built with
+profile-guided optimisation, as those of servers' images are. docs/time.md says how it was measured."""
 
 
 class CalibrationError(ValueError):
