@@ -1,11 +1,13 @@
 """Does charged virtual time agree with real time? The same engine and load with and without the clock.
 
-`python -m benchmarks.charged [--engine async|offline|both] [--step-ms 5,20] [--repeats N]`. vLLM is real;
-its worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run needs no GPU
-either. The charged side has this machine's own host costs: factor 1, and what wake-ups, ends of timers and
-cold caches cost here, measured first. Both sides run in turn, `repeats` times; each metric is the median
-over rounds. Exit code 1 where TPOT or E2E differ by more than `--limit`. Real-time runs mean something only
-on an idle machine: the load average is printed.
+`python -m benchmarks.charged [--engine async|offline|served|both] [--step-ms 5,20] [--repeats N]`. vLLM
+is real; its worker is busy for a known time a step (`benchmarks/step_worker.py`), so a real-time run
+needs no GPU either. The charged side has this machine's own host costs: factor 1, and what wake-ups,
+ends of timers and cold caches cost here, measured first. Both sides run in turn, `repeats` times; each
+metric is the median over rounds. Exit code 1 where TPOT or E2E differ by more than `--limit`. Real-time
+runs mean something only on an idle machine: the load average is printed. `served` is vLLM's server and
+its own client, three busy processes: in real time more than one request under way (`--concurrency`)
+needs a processor for each of them, which virtual time takes for granted.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import Any
 
 from rich import box
@@ -34,7 +37,7 @@ from revati.models.catalogue import find_model
 from revati.models.materialise import materialise
 
 _MODEL = "meta-llama/Llama-3.1-8B-Instruct"
-METRICS = ("ttft_ms", "tpot_ms", "e2e_ms")
+METRICS = ("ttft_ms", "ttft_p50_ms", "ttft_p95_ms", "tpot_ms", "itl_p99_ms", "e2e_ms")
 LIMITED = ("tpot_ms", "e2e_ms")
 _COLD_WINDOW_US = 400  # the timekeeper's --cold-share is that of so much work after a wait
 
@@ -109,10 +112,15 @@ def play(
 
 
 def metrics(requests: list[dict[str, Any]], output_tokens: int) -> dict[str, float]:
-    """Means over the requests of one round."""
+    """Means and percentiles over the requests of one round."""
     tokens = [row["token_s"] for row in requests]
+    ttft_ms = [(t[0] - row["arrival_s"]) * 1e3 for t, row in zip(tokens, requests, strict=True)]
+    itl_ms = [(after - before) * 1e3 for t in tokens for before, after in pairwise(t)]
     return {
-        "ttft_ms": fmean(t[0] - row["arrival_s"] for t, row in zip(tokens, requests, strict=True)) * 1e3,
+        "ttft_ms": fmean(ttft_ms),
+        "ttft_p50_ms": median(ttft_ms),
+        "ttft_p95_ms": quantiles(ttft_ms, n=20, method="inclusive")[-1],
+        "itl_p99_ms": quantiles(itl_ms, n=100, method="inclusive")[-1],
         "tpot_ms": fmean((t[-1] - t[0]) / (output_tokens - 1) for t in tokens) * 1e3,
         "e2e_ms": fmean(row["end_s"] - row["arrival_s"] for row in requests) * 1e3,
     }
@@ -129,6 +137,7 @@ def compare(
         "rounds": arguments.rounds,
         "requests": arguments.requests,
         "gap_ms": 1.7 * step_ms,
+        "concurrency": arguments.concurrency,
         "prompt_tokens": 64,
         "output_tokens": arguments.output_tokens,
     }
@@ -165,12 +174,13 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.charged", description=__doc__)
-    parser.add_argument("--engine", choices=("async", "offline", "both"), default="both")
+    parser.add_argument("--engine", choices=("async", "offline", "both", "served"), default="both")
     parser.add_argument("--overlap", choices=("yes", "no", "both"), default="both", help="async scheduling")
     parser.add_argument("--step-ms", default="5,20")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each side")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the load in each run")
     parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--concurrency", type=int, default=1, help="requests under way at a time, if served")
     parser.add_argument("--output-tokens", type=int, default=60)
     parser.add_argument("--limit", type=float, default=0.03, help="largest deviation of a ratio from 1")
     parser.add_argument("--json", type=Path)

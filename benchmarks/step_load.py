@@ -1,20 +1,26 @@
 """A vLLM whose steps take a known time, under a small load: when did each request and each token come?
 
-`python -m benchmarks.step_load SPEC`: SPEC is a JSON file with `engine` ("async" or "offline"), `model`,
-`step_ms`, `overlap` (schedule while the device works), `rounds`, `requests` (in each round), `gap_ms`
-(between arrivals; "async" only), `prompt_tokens`, `output_tokens` and `output`. The result lists, for every
-round and request, the seconds at which it arrived, its tokens came ("offline": its first and last) and it
-ended.
+`python -m benchmarks.step_load SPEC`: SPEC is a JSON file with `engine` ("async", "offline" or "served":
+the engine's server and its own client), `model`, `step_ms`, `overlap` (schedule while the device works),
+`rounds`, `requests` (in each round), `gap_ms` (between arrivals; "async" only), `concurrency` ("served"
+only: so many requests are under way at any time), `prompt_tokens`, `output_tokens` and `output`. The
+result lists, for every round and request, the seconds at which it arrived, its tokens came ("offline":
+its first and last) and it ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
+import urllib.request
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from revati.bench.plan import LOOPBACK, free_port
 
 _PAUSE_S = 0.1
 
@@ -92,11 +98,62 @@ def _offline(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return rounds
 
 
+def _served(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    port, folder = free_port(), Path(spec["output"]).parent
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", spec["model"], "--port", str(port)]
+    for name, value in _engine_args(spec).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name != "model":
+            command += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    command.remove("--no-disable-log-stats")  # a server keeps them anyway, and has no such flag
+    server = subprocess.Popen(command)
+    try:
+        _await_server(server, port)
+        return [_client_round(spec, port, folder, turn) for turn in range(spec["rounds"])]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _await_server(server: subprocess.Popen[bytes], port: int) -> None:
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=5):
+                return
+        except OSError:
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with code {server.returncode}") from None
+            time.sleep(0.2)
+
+
+def _client_round(spec: dict[str, Any], port: int, folder: Path, turn: int) -> list[dict[str, Any]]:
+    from vllm.benchmarks import serve
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    serve.add_cli_args(parser)
+    flags = f"--backend vllm --port {port} --dataset-name random --ignore-eos --save-result --save-detailed"
+    flags += f" --random-input-len {spec['prompt_tokens']} --random-output-len {spec['output_tokens']}"
+    flags += f" --num-prompts {spec['requests']} --max-concurrency {spec['concurrency']} --seed {turn}"
+    flags += f" --num-warmups {0 if turn else spec['concurrency']} --disable-tqdm"
+    paths = ["--model", spec["model"], "--result-dir", str(folder), "--result-filename", "client.json"]
+    serve.main(parser.parse_args([*flags.split(), *paths]))
+    found = json.loads((folder / "client.json").read_text())
+    rows = []
+    for start_s, ttft_s, itls_s in zip(found["start_times"], found["ttfts"], found["itls"], strict=True):
+        token_s = list(accumulate([start_s + ttft_s, *itls_s]))
+        rows.append({"arrival_s": start_s, "token_s": token_s, "end_s": token_s[-1]})
+    return rows
+
+
 def main() -> None:
     """Carry out the spec whose file is the only argument."""
     spec = json.loads(Path(sys.argv[1]).read_text())
-    rounds = asyncio.run(_async(spec)) if spec["engine"] == "async" else _offline(spec)
-    Path(spec["output"]).write_text(json.dumps(rounds))
+    engines = {"async": lambda: asyncio.run(_async(spec)), "offline": lambda: _offline(spec)}
+    engines["served"] = lambda: _served(spec)
+    Path(spec["output"]).write_text(json.dumps(engines[spec["engine"]]()))
 
 
 if __name__ == "__main__":
