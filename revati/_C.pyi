@@ -197,6 +197,11 @@ class Layer:
         """Launch the same again; the host is busy with it for `host_ns`."""
 
 def recording() -> bool: ...
+def host_now_ns() -> int:
+    """The virtual clock of this thread, with what modelled host work it has still to take."""
+
+def counts_cpu_time() -> bool:
+    """Whether the host's own CPU time moves that clock (`--cpu-time charged`)."""
 
 class Piece:
     """A compiled piece: calls that it knows are played."""

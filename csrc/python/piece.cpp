@@ -95,6 +95,8 @@ void bind_piece(py::module_& m) {
       .def_property_readonly("repeatable", &Recorder::repeatable)
       .def("launches", &Recorder::launches);
   m.def("recording", &Timeline::recording);
+  m.def("host_now_ns", &HostClock::now_ns);
+  m.def("counts_cpu_time", &HostClock::counts_cpu_time);
   py::class_<Layer>(m, "Layer")
       .def(py::init<>())
       .def("__enter__", [](Layer& layer) -> Layer& { layer.begin(); return layer; }, py::return_value_policy::reference_internal)

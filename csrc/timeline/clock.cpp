@@ -68,6 +68,8 @@ void (*around_sleep)(void (*)()) = [](void (*sleep)()) { sleep(); };
 
 bool HostClock::shared() { return shim().on; }
 
+bool HostClock::counts_cpu_time() { return shim().on && !shim().sleeps_off_charges(); }
+
 int64_t HostClock::now_ns() { return shim().on ? shim().now() + lead_ns : local_now().load(std::memory_order_relaxed); }
 
 void HostClock::wait_until_ns(int64_t t_ns) {

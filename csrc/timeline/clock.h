@@ -20,6 +20,8 @@ struct HostClock {
   static void set_around_sleep(void (*around)(void (*sleep)()));
   /// True when the process lives in the virtual time of `revati run`.
   static bool shared();
+  /// True where the host's own CPU time moves that clock (`charged`).
+  static bool counts_cpu_time();
 };
 
 /// While alive, this thread's CPU time is Revati's own and is not charged to the program.

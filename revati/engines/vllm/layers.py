@@ -3,8 +3,9 @@
 vLLM calls a model outside full CUDA graphs piece by piece: a compiled piece, an attention, the next piece.
 In a model of 80 equal layers 78 of them launch exactly what the second did, and nobody reads what they
 compute. They are launched again without their Python (`_C.Layer`), at the host time that such a layer has
-taken so far (the median). What is not certain to be equal runs as it always did: layers of another kind
-(sliding windows, other cache shapes), batches with other metadata, captures, pieces that join streams.
+taken so far (the median, scaled by `repeat_cost`). What is not certain to be equal runs as it always did:
+layers of another kind (sliding windows, other cache shapes), batches with other metadata, captures, pieces
+that join streams.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from revati import _C
 from revati.cuda import ledger
 from revati.cuda.compiled import structure_of
+from revati.engines.vllm.repeat_cost import RepeatCost, host_ns
 
 _MIN_REPEATS = 4
 _MAX_PERIOD = 8
@@ -74,6 +76,15 @@ class Run:
         return self.begin + self.period * self.count
 
 
+@dataclass
+class _Repeats:
+    """The repeated layers of one call: their host time if they were watched ones, and what was charged."""
+
+    share: float
+    watched_ns: int = 0
+    charged_ns: int = 0
+
+
 class Layers:
     """A model's pieces in order, with the run of equal layers among them."""
 
@@ -82,6 +93,7 @@ class Layers:
         self._layers = [units[begin : begin + run.period] for begin in range(run.begin, run.end, run.period)]
         self._outputs = [_leaving(layer) for layer in self._layers]
         self._host_ns: dict[Hashable, deque[int]] = {}
+        self._cost = RepeatCost()
         self._kinds: dict[Hashable, int] = {}
         self._kind_of_name: dict[str, int] = {}
         self._never: set[Hashable] = set()
@@ -138,11 +150,25 @@ class Layers:
             self._captured.add(key)
         return True
 
+    def full_call_is_due(self, context: Any) -> bool:
+        """Whether this call should repeat nothing, to learn what that takes."""
+        return self._cost.full_call_is_due(context.cudagraph_runtime_mode)
+
+    def in_full(self, usual: Callable[..., Any], context: Any, args: tuple[Any, ...]) -> Any:
+        """The model's result as vLLM comes to it."""
+        began_ns = host_ns()
+        result = usual(*args)
+        with _C.OwnWork():
+            self._cost.note_full(context.cudagraph_runtime_mode, host_ns() - began_ns)
+        return result
+
     def __call__(self, context: Any, args: tuple[Any, ...]) -> Any:
         """The model's result; most of its layers are repeated."""
         with _C.OwnWork():  # what vLLM does not do costs the host nothing
+            began_ns = host_ns()
             values = dict(zip(self._inputs, args, strict=True))
             kinds = [self._kind(layer, values, context) for layer in self._layers]
+            repeats = _Repeats(self._cost.share(context.cudagraph_runtime_mode))
         for unit in self._units[: self._run.begin]:
             unit.run(values)
         seen: dict[Hashable, Any] = {}  # kind, in this step -> None: it ran once; then what it launched
@@ -155,12 +181,16 @@ class Layers:
             elif seen[kinds[number]] is None:
                 seen[kinds[number]] = self._watch(layer, values, kind)
             else:
-                number = self._repeat(number, kinds, seen, values)
+                number = self._repeat(number, kinds, seen, values, repeats)
                 continue
             number += 1
         for unit in self._units[self._run.end :]:
             unit.run(values)
-        return fx.map_arg(self._output.args[0], values.__getitem__)
+        result = fx.map_arg(self._output.args[0], values.__getitem__)
+        with _C.OwnWork():
+            run_ns = host_ns() - began_ns - repeats.charged_ns
+            self._cost.note_repeating(context.cudagraph_runtime_mode, run_ns, repeats.watched_ns)
+        return result
 
     def _repeat(
         self,
@@ -168,13 +198,18 @@ class Layers:
         kinds: list[tuple[Hashable, Hashable]],
         seen: dict[Hashable, Any],
         values: dict[fx.Node, Any],
+        repeats: _Repeats,
     ) -> int:
         """Repeat the layer `number` and those behind it that can be; the number of the first that cannot."""
         with _C.OwnWork():
+            began_ns = host_ns()
             while number < len(self._layers) and (noted := seen.get(kinds[number])) is not None:
-                noted.repeat(median_low(self._host_ns[kinds[number][0]]))
+                watched_ns = median_low(self._host_ns[kinds[number][0]])
+                repeats.watched_ns += watched_ns
+                noted.repeat(int(watched_ns * repeats.share))
                 self._hand_on(number, values)
                 number += 1
+            repeats.charged_ns += host_ns() - began_ns
         return number
 
     def _watch(self, layer: list[Unit], values: dict[fx.Node, Any], kind: Hashable) -> Any:
@@ -370,6 +405,8 @@ def _either(layers: Layers, usual: Callable[..., Any]) -> Callable[..., Any]:
         if is_forward_context_available() and not has_kv_transfer_group():
             context = get_forward_context()
             if layers.ready(context):
+                if layers.full_call_is_due(context):
+                    return layers.in_full(usual, context, args)
                 return layers(context, args)
         return usual(*args)
 

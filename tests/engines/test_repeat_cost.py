@@ -1,0 +1,51 @@
+"""Repeated layers take the host time that is missing to a call in which none is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import json, time, torch
+from revati.engines.vllm.repeat_cost import RepeatCost, host_ns
+
+def took_ns(ms):
+    began_ns, until_s = host_ns(), time.thread_time() + ms / 1e3
+    while time.thread_time() < until_s:
+        pass
+    return host_ns() - began_ns
+
+cost = RepeatCost()
+shares, due = [cost.share("way")], []
+for call in range(64):
+    due.append(cost.full_call_is_due("way"))
+    if due[-1]:
+        cost.note_full("way", took_ns(6))
+    else:
+        cost.note_repeating("way", took_ns(1), 10 * took_ns(1))
+    shares.append(cost.share("way"))
+print("RESULT " + json.dumps({"shares": shares, "due": due, "other": cost.share("other")}))
+"""
+
+
+def test_what_repeated_layers_take_is_learned_where_cpu_time_counts(
+    tmp_path: Path, emulate: Callable[..., Any]
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    found = emulate([program], "--cpu-time", "charged")
+    assert found["due"][:6] == [True, False] * 3
+    assert 2 <= sum(found["due"][32:]) <= 4
+    assert found["shares"][:2] == [1.0, 1.0] and found["other"] == 1.0
+    # a call in full takes 6 ms, one that repeats 1 ms besides its ten layers, each watched at 1 ms
+    assert found["shares"][-1] == pytest.approx(0.5, rel=0.1)
+
+
+def test_nothing_is_learned_where_work_is_free(tmp_path: Path, emulate: Callable[..., Any]) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    found = emulate([program], "--cpu-time", "free")
+    assert not any(found["due"]) and set(found["shares"]) == {1.0}
