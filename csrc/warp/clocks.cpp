@@ -51,6 +51,18 @@ void charge_wake(bool by_timer) {
   s->base += page->wake_cost + (by_timer ? page->timer_slack : 0);
 }
 
+int64_t own_time() { return page->mode == kCharged ? charged() : page->now.load(); }
+
+// The thread slept until `end`, without a wait of the shim's: what it worked before stays counted.
+void wait_out(int64_t end) {
+  if (page->mode != kCharged || self.pauses) return;
+  Slot* s = own_slot();
+  int64_t cold = self.cold - (thread_cpu() - s->cpu.load(std::memory_order_relaxed));
+  if (end <= charged()) return;
+  start_charging(end + page->wake_cost);
+  self.cold = cold > 0 ? cold : 0;
+}
+
 // Modelled host work is a sleep where CPU time does not count.
 static void realise_pending() {
   int64_t work = self.pending;

@@ -2,7 +2,8 @@
 // the clock, the number of waiters, who may use it), because glibc's internal futex words cannot be waited on beside the slot.
 //
 // CPython's wait for its global lock is a timed condition wait of 5 ms: it stays real and the slot stays Run,
-// for such a thread is about to work. The caller's object tells it from other timed waits.
+// for such a thread is about to work. The caller's object tells it from other timed waits. `charged`: the thread
+// works from the time at which the lock was let go, or threads that take turns would count as if they worked at once.
 #include "shim.h"
 
 #include <pthread.h>
@@ -12,6 +13,7 @@ namespace revati::warp {
 
 struct Condition {
   uint32_t sequence, clock, waiters, shared;
+  int64_t signalled_at;  // charged: the time of whoever signalled last
 };
 static_assert(sizeof(Condition) <= sizeof(pthread_cond_t));
 static Condition* own(pthread_cond_t* c) { return reinterpret_cast<Condition*>(c); }
@@ -44,7 +46,9 @@ static int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, in
   sys(SYS_futex, long(&c->sequence), FUTEX_WAIT, sequence, long(&t));
   __atomic_sub_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
   pthread_mutex_lock(mutex);
-  return __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE) == sequence ? ETIMEDOUT : 0;
+  if (__atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE) == sequence) return ETIMEDOUT;
+  wait_out(__atomic_load_n(&c->signalled_at, __ATOMIC_RELAXED));
+  return 0;
 }
 
 static bool called_from_python(void* caller) {
@@ -77,6 +81,7 @@ static int wake(pthread_cond_t* condition, int how_many) {
   Condition* c = own(condition);
   if (!__atomic_load_n(&c->waiters, __ATOMIC_SEQ_CST)) return 0;
   publish_word_send(&c->sequence, c->shared);
+  __atomic_store_n(&c->signalled_at, own_time(), __ATOMIC_RELAXED);
   __atomic_add_fetch(&c->sequence, 1, __ATOMIC_RELEASE);
   futex_wake(&c->sequence, how_many);
   return 0;

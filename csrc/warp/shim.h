@@ -140,6 +140,8 @@ void publish_signal();
 void publish_word_send(const void* word, bool is_shared);
 void start_charging(int64_t base);
 void start_charging();                                // this thread begins a stretch of work at the clock's time
+int64_t own_time();                                   // what publish() would make known
+void wait_out(int64_t end);                           // charged: this thread has slept until then
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 
 // spin.cpp

@@ -67,6 +67,20 @@ print(json.dumps({"took": time.monotonic() - t, "may": may}))""", "charged").val
     assert 0.11 <= v["took"] < 0.16
 
 
+def test_threads_that_need_pythons_lock_work_one_after_the_other(virtual, hogs):
+    """They wait for it in real time; in reality no two of them compute at once."""
+    v = virtual(WORK + """
+spent = []
+def work():
+    for _ in range(20): burn(0.005)
+    spent.append(time.thread_time())
+workers = [threading.Thread(target=work) for _ in range(3)]
+for each in workers: each.start()
+for each in workers: each.join()
+print(json.dumps({"took": time.monotonic() - t, "spent": sum(spent)}))""", "charged").values()
+    assert v["took"] == pytest.approx(v["spent"], rel=0.05, abs=0.01)
+
+
 def test_the_host_factor_scales_charged_work(virtual):
     got = virtual(WORK + "burn(0.1)" + SAY, "charged", "--cpu-factor", "3").values()["took"]
     assert got == pytest.approx(0.3, abs=0.05)
