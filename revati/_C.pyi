@@ -197,8 +197,8 @@ class Layer:
         """Launch the same again; the host is busy with it for `host_ns`."""
 
 def recording() -> bool: ...
-def host_now_ns() -> int:
-    """The virtual clock of this thread, with what modelled host work it has still to take."""
+def host_own_ns() -> int:
+    """The virtual clock as far as this thread itself has worked: differences are its host time."""
 
 def counts_cpu_time() -> bool:
     """Whether the host's own CPU time moves that clock (`--cpu-time charged`)."""

@@ -48,12 +48,12 @@ class Recorder {
 class Layer {
  public:
   void begin() {
-    began_ns_ = HostClock::now_ns();
+    began_ns_ = HostClock::own_ns();
     outer_ = Timeline::exchange_noting(&sequence_);
   }
   void end() {
     Timeline::exchange_noting(outer_);
-    host_ns_ = HostClock::now_ns() - began_ns_;
+    host_ns_ = HostClock::own_ns() - began_ns_;
   }
   bool repeatable() const { return sequence_.repeatable; }
   int64_t host_ns() const { return host_ns_; }
@@ -95,7 +95,7 @@ void bind_piece(py::module_& m) {
       .def_property_readonly("repeatable", &Recorder::repeatable)
       .def("launches", &Recorder::launches);
   m.def("recording", &Timeline::recording);
-  m.def("host_now_ns", &HostClock::now_ns);
+  m.def("host_own_ns", &HostClock::own_ns);
   m.def("counts_cpu_time", &HostClock::counts_cpu_time);
   py::class_<Layer>(m, "Layer")
       .def(py::init<>())

@@ -17,6 +17,7 @@ namespace {
 struct Shim {
   int (*active)() = nullptr;
   int64_t (*now)() = nullptr;
+  int64_t (*own)() = nullptr;
   void (*wait_until)(int64_t) = nullptr;
   void (*charge)(int64_t) = nullptr;
   int (*sleeps_off_charges)() = nullptr;
@@ -29,6 +30,7 @@ struct Shim {
   Shim() {
     bind(active, "revati_warp_active");
     bind(now, "revati_warp_now_ns");
+    bind(own, "revati_warp_own_ns");
     bind(wait_until, "revati_warp_wait_until_ns");
     bind(charge, "revati_warp_charge_ns");
     bind(sleeps_off_charges, "revati_warp_sleeps_off_charges");
@@ -36,7 +38,7 @@ struct Shim {
     bind(resume, "revati_warp_resume");
     bind(wait_word, "revati_warp_wait_word");
     bind(wake_word, "revati_warp_wake_word");
-    on = active && now && wait_until && charge && sleeps_off_charges && pause && resume && wait_word && wake_word && active();
+    on = active && now && own && wait_until && charge && sleeps_off_charges && pause && resume && wait_word && wake_word && active();
   }
   template <class F>
   static void bind(F& f, const char* name) {
@@ -71,6 +73,8 @@ bool HostClock::shared() { return shim().on; }
 bool HostClock::counts_cpu_time() { return shim().on && !shim().sleeps_off_charges(); }
 
 int64_t HostClock::now_ns() { return shim().on ? shim().now() + lead_ns : local_now().load(std::memory_order_relaxed); }
+
+int64_t HostClock::own_ns() { return shim().on ? shim().own() + lead_ns : now_ns(); }
 
 void HostClock::wait_until_ns(int64_t t_ns) {
   if (shim().on) {

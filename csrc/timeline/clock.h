@@ -9,6 +9,8 @@ namespace revati {
 struct HostClock {
   /// Virtual CLOCK_MONOTONIC of this thread in ns.
   static int64_t now_ns();
+  /// The same, whatever other threads have made known meanwhile: differences are this thread's own work.
+  static int64_t own_ns();
   /// Blocks until `t_ns`; outside a run the process-local clock simply moves there.
   static void wait_until_ns(int64_t t_ns);
   /// Adds `ns` of modelled host work (a kernel launch, say) to this thread. Never blocks.

@@ -14,6 +14,11 @@ EXPORT int64_t revati_warp_now_ns() {
   return ns(t);
 }
 
+EXPORT int64_t revati_warp_own_ns() {
+  if (!page) return revati_warp_now_ns();
+  return page->base_mono + (page->mode == kCharged ? own_time() + self.pending : device_now());
+}
+
 EXPORT void revati_warp_wait_until_ns(int64_t t) {
   if (!page) {
     timespec at = ts(t);

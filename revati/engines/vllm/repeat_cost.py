@@ -21,7 +21,7 @@ _HISTORY = 31
 
 def host_ns() -> int:
     """This thread's clock. It stands where the host's CPU time does not count: nothing is learned then."""
-    return _C.host_now_ns() if _C.counts_cpu_time() else 0
+    return _C.host_own_ns() if _C.counts_cpu_time() else 0
 
 
 @dataclass
