@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpu-factor", type=float, help="scale of charged CPU time")
     parser.add_argument("--json", type=Path, help="write all results here, after every case")
     parser.add_argument("--resume", action="store_true", help="take over what --json holds; run the rest")
+    parser.add_argument("--show", action="store_true", help="run nothing; tables of what --json holds")
     parser.add_argument("--markdown", type=Path, help="put the table between the markers of this document")
     parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
     return parser
@@ -81,6 +82,17 @@ def run_all(
     return outcomes, failures
 
 
+def shown(chosen: Sequence[Case], path: Path | None) -> list[Outcome]:
+    """The results in a file that are of these cases, in their order."""
+    entries = _earlier(path)
+    return [
+        Outcome.from_json(case, Variant(**entry["variant"]), entry)
+        for case in chosen
+        for (name, _), entry in sorted(entries.items())
+        if name == case.id
+    ]
+
+
 def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[list[Case], Variant]]:
     """What is emulated in one go: a case, or the chosen points of a series that shares a server."""
     for _, group in groupby(chosen, key=lambda case: case.series.id if case.series.one_server else case.id):
@@ -99,7 +111,7 @@ def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[li
 def _earlier(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
     """Entries of a result file by case and variant; none where it does not exist."""
     if path is None:
-        raise CaseError("--resume needs --json FILE, the results of the run to go on with")
+        raise CaseError("--resume and --show need --json FILE, results of an earlier run")
     if not path.exists():
         return {}
     try:
@@ -125,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.logs is not None:
         arguments.logs.mkdir(parents=True, exist_ok=True)
     try:
-        outcomes, failures = run_all(chosen, arguments, console)
+        if arguments.show:
+            outcomes, failures = shown(chosen, arguments.json), []
+        else:
+            outcomes, failures = run_all(chosen, arguments, console)
     except CaseError as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2

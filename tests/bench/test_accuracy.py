@@ -236,6 +236,18 @@ def test_resume_takes_over_what_the_result_file_holds(
     assert "--resume" not in document.read_text()
 
 
+def test_show_prints_all_that_the_result_file_holds_and_runs_nothing(tmp_path: Path) -> None:
+    case = case_named("h100-qwen3-8b-c2")
+    older = Variant("older-engine", older_engine=True)
+    found = [Outcome(case, each, {"ttft_ms.mean": 62.0}, {}, {}) for each in (older, Variant())]
+    results, document = tmp_path / "results.json", tmp_path / "accuracy.md"
+    results.write_text(json.dumps([outcome.as_json() for outcome in found]))
+    assert main(["--show", "--json", str(results), "--markdown", str(document)]) == 0
+    rows = [line for line in document.read_text().splitlines() if line.startswith(f"| {case.id} |")]
+    assert [row.split(" | ")[1] for row in rows] == ["default", "older-engine"]
+    assert main(["--show"]) == 2
+
+
 def test_resume_refuses_a_file_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     results.write_text('{"benchmark": 1}')
