@@ -65,6 +65,7 @@ class Workload(Strict):
     output_tokens: int | None = None
     range_ratio: float | dict[Literal["input", "output"], float] = 0.0
     seed: int = 0
+    repeats: int = Field(1, gt=0, description="with the seeds that follow; medians count (one_server)")
     folder: str | None = Field(None, description="recorded: folder below the data directory")
 
     @model_validator(mode="after")
@@ -92,7 +93,6 @@ class Point(Strict):
     id: str
     concurrency: int | None = Field(None, gt=0)
     flags: list[str] = []
-    seed: int | None = Field(None, description="instead of the workload's, for other prompts")
     measured: Measured
 
 
@@ -129,6 +129,12 @@ class Series(Strict):
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
             raise ValueError(f"points must have ids of their own; twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _repeats_share_a_server(self) -> Series:
+        if self.workload.repeats > 1 and not self.one_server:
+            raise ValueError("workload.repeats needs one_server: true")
         return self
 
 

@@ -57,6 +57,11 @@ def from_requests(requests: Sequence[dict[str, float]]) -> dict[str, Any]:
     }
 
 
+def medians(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each metric over repeats of one measurement."""
+    return {name: float(numpy.median([each[name] for each in repeats])) for name in repeats[0]}
+
+
 def flatten(values: dict[str, Any] | Measured) -> dict[str, float]:
     """`{"ttft_ms.mean": ..., "duration_s": ...}` without what is missing."""
     raw = values.model_dump() if isinstance(values, Measured) else values

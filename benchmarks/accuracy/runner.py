@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.case import DATA_ENV, Case, CaseError, Series
-from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
+from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests, medians
 from benchmarks.environment import with_benchmarks
 from revati.bench import session
 from revati.bench.plan import CLIENT_RESULT, SERVER_LOG, BenchPlan, free_port
@@ -99,12 +100,12 @@ def run_case(
             predicted, block = _run_http(case, variant, run_dir, log)
         else:
             predicted, block = _run_in_process(case, variant, run_dir, data)
-    return _outcome(case, variant, predicted, block)
+    return _outcome(case, variant, flatten(predicted), block)
 
 
-def _outcome(case: Case, variant: Variant, predicted: dict[str, Any], block: dict[str, Any]) -> Outcome:
-    flat = flatten(predicted)
-    return Outcome(case, variant, flat, errors_percent(flatten(case.point.measured), flat), block)
+def _outcome(case: Case, variant: Variant, predicted: dict[str, float], block: dict[str, Any]) -> Outcome:
+    errors = errors_percent(flatten(case.point.measured), predicted)
+    return Outcome(case, variant, predicted, errors, block)
 
 
 def options_for(case: Case, variant: Variant) -> RunOptions:
@@ -119,14 +120,14 @@ def options_for(case: Case, variant: Variant) -> RunOptions:
     )
 
 
-def bench_words(case: Case, folder: Path) -> list[str]:
+def bench_words(case: Case, folder: Path, repeat: int = 0) -> list[str]:
     """Flags of `revati bench vllm` for an HTTP case; writes the dataset into `folder` where one is needed."""
     workload, point = case.series.workload, case.point
     words = ["--model", case.series.model, *case.series.flags, *point.flags]
     by_concurrency = (workload.prompts_per_concurrency or 10) * (point.concurrency or 1)
     prompts = workload.prompts or max(workload.min_prompts, by_concurrency)
     words += ["--num-prompts", str(prompts)]
-    seed = workload.seed if point.seed is None else point.seed
+    seed = workload.seed + repeat
     if point.concurrency is not None:
         words += ["--max-concurrency", str(point.concurrency)]
     if workload.kind == "sharegpt_like":
@@ -162,9 +163,11 @@ def _run_http(
     return from_bench(outcome.result.client), outcome.result.block
 
 
-def _request(case: Case, variant: Variant, folder: Path, words: Sequence[str] = ()) -> session.BenchRequest:
+def _request(
+    case: Case, variant: Variant, folder: Path, repeat: int = 0, words: Sequence[str] = ()
+) -> session.BenchRequest:
     extra = case.series.older_engine if variant.older_engine else []
-    typed = [*bench_words(case, folder), *extra, *words]
+    typed = [*bench_words(case, folder, repeat), *extra, *words]
     return session.BenchRequest(typed, options_for(case, variant), case.series.gpus)
 
 
@@ -190,10 +193,11 @@ def run_one_server(
     with _run_dir() as run_dir, _environment(_extra_environment(series, variant)):
         plans: list[BenchPlan] = []
         port = ["--port", str(free_port())]
-        for case in cases:
-            folder = run_dir / case.point.id
+        repeats = range(series.workload.repeats)
+        for case, repeat in product(cases, repeats):
+            folder = run_dir / f"{case.point.id}-{repeat}"
             folder.mkdir()
-            prepared = session.prepare(_request(case, variant, folder, port), folder)
+            prepared = session.prepare(_request(case, variant, folder, repeat, port), folder)
             plans.append(prepared.plan)
         spec = run_dir / "clients.json"
         spec.write_text(json.dumps([plan.client_command for plan in plans]))
@@ -202,13 +206,12 @@ def run_one_server(
         result = collect(whole, session.run_plan(whole, prepared.options))
         _keep_log(run_dir, log, f"{series.id}-{variant.name}")
         clients = [load_json(plan.run_dir / CLIENT_RESULT) for plan in plans]
-    missing = [case.id for case, client in zip(cases, clients, strict=True) if not client]
-    if missing:
-        raise CaseError(f"{missing[0]}: the run ended at stage {result.stage!r}: {result.error}")
-    return [
-        _outcome(case, variant, from_bench(client), result.block)
-        for case, client in zip(cases, clients, strict=True)
-    ]
+    found: dict[str, list[dict[str, float]]] = {case.id: [] for case in cases}
+    for (case, _), client in zip(product(cases, repeats), clients, strict=True):
+        if not client:
+            raise CaseError(f"{case.id}: the run ended at stage {result.stage!r}: {result.error}")
+        found[case.id].append(flatten(from_bench(client)))
+    return [_outcome(case, variant, medians(found[case.id]), result.block) for case in cases]
 
 
 def _run_in_process(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy.__main__ import jobs, main
-from benchmarks.accuracy.case import Case, CaseError, load_cases, load_series, select
-from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests
+from benchmarks.accuracy.case import Case, CaseError, Series, load_cases, load_series, select
+from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests, medians
 from benchmarks.accuracy.runner import Outcome, Variant, bench_words, data_folder
 from benchmarks.accuracy.table import BEGIN, END, markdown, replace_section, summary
 from revati.bench.client import GO
@@ -126,6 +126,16 @@ def test_a_random_case_has_a_least_number_of_prompts(tmp_path: Path) -> None:
     for point, prompts in (("c4", "50"), ("c16", "80")):
         words = bench_words(case_named(f"h100-qwen3-8b-v030-chat-{point}"), tmp_path)
         assert words[words.index("--num-prompts") + 1] == prompts
+
+
+def test_repeats_have_seeds_of_their_own_and_their_medians_count(tmp_path: Path) -> None:
+    case = case_named("h100-qwen3-8b-v030-fp8-chat-c4")
+    words = [bench_words(case, tmp_path, repeat) for repeat in range(case.series.workload.repeats)]
+    assert [each[each.index("--seed") + 1] for each in words] == ["42", "43", "44"]
+    assert medians([{"duration_s": each} for each in (5.0, 9.0, 6.0)]) == {"duration_s": 6.0}
+    raw = case.series.model_dump() | {"one_server": False}
+    with pytest.raises(ValueError, match="repeats needs one_server"):
+        Series.model_validate(raw)
 
 
 def test_points_that_share_a_server_are_one_job() -> None:
