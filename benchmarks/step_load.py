@@ -15,12 +15,12 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from revati.bench.plan import LOOPBACK, free_port
+from revati.bench.driver import is_healthy
+from revati.bench.plan import LOOPBACK, VLLM, free_port
 
 _PAUSE_S = 0.1
 
@@ -100,7 +100,7 @@ def _offline(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 def _served(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
     port, folder = free_port(), Path(spec["output"]).parent
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", spec["model"], "--port", str(port)]
+    command = [*VLLM, "serve", spec["model"], "--port", str(port)]
     for name, value in _engine_args(spec).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -118,14 +118,10 @@ def _served(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 
 def _await_server(server: subprocess.Popen[bytes], port: int) -> None:
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=5):
-                return
-        except OSError:
-            if server.poll() is not None:
-                raise SystemExit(f"the server ended with code {server.returncode}") from None
-            time.sleep(0.2)
+    while not is_healthy(f"http://{LOOPBACK}:{port}"):
+        if server.poll() is not None:
+            raise SystemExit(f"the server ended with code {server.returncode}")
+        time.sleep(0.2)
 
 
 def _client_round(spec: dict[str, Any], port: int, folder: Path, turn: int) -> list[dict[str, Any]]:

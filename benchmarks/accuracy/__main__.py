@@ -85,12 +85,18 @@ def run_all(
 def shown(chosen: Sequence[Case], path: Path | None) -> list[Outcome]:
     """The results in a file that are of these cases, in their order."""
     entries = _earlier(path)
-    return [
-        Outcome.from_json(case, Variant(**entry["variant"]), entry)
-        for case in chosen
-        for (name, _), entry in sorted(entries.items())
-        if name == case.id
-    ]
+    try:
+        found = [
+            Outcome.from_json(case, Variant(**entry["variant"]), entry)
+            for case in chosen
+            for (name, _), entry in sorted(entries.items())
+            if name == case.id
+        ]
+    except (KeyError, TypeError):
+        raise CaseError(f"{path} is of another version of this program; run the cases again") from None
+    if not found:
+        raise CaseError(f"{path} holds no results of these cases; give the file of an earlier run")
+    return found
 
 
 def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[list[Case], Variant]]:

@@ -55,10 +55,8 @@ int64_t own_time() { return page->mode == kCharged ? charged() : page->now.load(
 
 // The thread slept until `end`, without a wait of the shim's: what it worked before stays counted.
 void wait_out(int64_t end) {
-  if (page->mode != kCharged || self.pauses) return;
-  Slot* s = own_slot();
-  int64_t cold = self.cold - (thread_cpu() - s->cpu.load(std::memory_order_relaxed));
-  if (end <= charged()) return;
+  if (page->mode != kCharged || self.pauses || end <= charged()) return;
+  int64_t cold = self.cold - (thread_cpu() - self.slot->cpu.load(std::memory_order_relaxed));
   start_charging(end + page->wake_cost);
   self.cold = cold > 0 ? cold : 0;
 }

@@ -116,7 +116,7 @@ class Driver:
 
     def _wait_ready(self) -> None:
         assert self._server is not None
-        while not _is_healthy(self.plan.base_url):
+        while not is_healthy(self.plan.base_url):
             code = self._server.poll()
             if code is not None:
                 self.status.server_exit = code
@@ -180,7 +180,8 @@ class ServerFailed(Exception):
         self.refused = refused
 
 
-def _is_healthy(base_url: str) -> bool:
+def is_healthy(base_url: str) -> bool:
+    """Whether the server there answers and is ready."""
     try:
         with urllib.request.urlopen(f"{base_url}/health", timeout=10) as response:
             return bool(response.status == 200)

@@ -17,7 +17,7 @@ SERVER_LOG = "server.log"
 STATUS = "bench-status.json"
 METRICS = "metrics.txt"
 CLIENT_LOG = "client.log"
-_VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
+VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
 _CLIENT = (sys.executable, "-m", "revati.bench.client")
 PARALLEL_SIZES = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 _GRACE_S = 30  # so that workers end by themselves and write their reports; vLLM would kill them at once
@@ -107,7 +107,7 @@ def make_plan(
     host = flags.value("--host") or LOOPBACK
     port_text = flags.value("--port")
     port = free_port() if port_text is None else _checked_port(host, port_text)
-    server = [*_VLLM, "serve", engine_model, *_without(flags.server, "--model", 1)]
+    server = [*VLLM, "serve", engine_model, *_without(flags.server, "--model", 1)]
     client = [*_CLIENT, "bench", "serve", *_without(flags.client, "--model", 1), "--model", model]
     if engine_model != model:
         server += _unless(flags, "--served-model-name", model)

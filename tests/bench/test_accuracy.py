@@ -256,6 +256,10 @@ def test_show_prints_all_that_the_result_file_holds_and_runs_nothing(tmp_path: P
     rows = [line for line in document.read_text().splitlines() if line.startswith(f"| {case.id} |")]
     assert [row.split(" | ")[1] for row in rows] == ["default", "older-engine"]
     assert main(["--show"]) == 2
+    assert main(["rtx4090-llama8b", "--show", "--json", str(results)]) == 2
+    assert main(["--show", "--json", str(tmp_path / "nothing.json")]) == 2
+    results.write_text(json.dumps([{"case": case.id, "variant": {"name": "default", "odd": 1}}]))
+    assert main(["--show", "--json", str(results)]) == 2
 
 
 def test_resume_refuses_a_file_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

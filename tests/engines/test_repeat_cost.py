@@ -31,12 +31,20 @@ print("RESULT " + json.dumps({"shares": shares, "due": due, "other": cost.share(
 """
 
 
-def test_what_repeated_layers_take_is_learned_where_cpu_time_counts(
-    tmp_path: Path, emulate: Callable[..., Any]
-) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    found = emulate([program], "--cpu-time", "charged")
+@pytest.fixture
+def learned(tmp_path: Path, emulate: Callable[..., Any]) -> Callable[[str], Any]:
+    """What PROGRAM learns where CPU time counts in this way."""
+
+    def run(cpu_time: str) -> Any:
+        program = tmp_path / "program.py"
+        program.write_text(PROGRAM)
+        return emulate([program], "--cpu-time", cpu_time)
+
+    return run
+
+
+def test_what_repeated_layers_take_is_learned_where_cpu_time_counts(learned: Callable[[str], Any]) -> None:
+    found = learned("charged")
     assert found["due"][:6] == [True, False] * 3
     assert 2 <= sum(found["due"][32:]) <= 4
     assert found["shares"][:2] == [1.0, 1.0] and found["other"] == 1.0
@@ -44,8 +52,6 @@ def test_what_repeated_layers_take_is_learned_where_cpu_time_counts(
     assert found["shares"][-1] == pytest.approx(0.5, rel=0.1)
 
 
-def test_nothing_is_learned_where_work_is_free(tmp_path: Path, emulate: Callable[..., Any]) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    found = emulate([program], "--cpu-time", "free")
+def test_nothing_is_learned_where_work_is_free(learned: Callable[[str], Any]) -> None:
+    found = learned("free")
     assert not any(found["due"]) and set(found["shares"]) == {1.0}
