@@ -185,13 +185,18 @@ class Kernel:
     ) -> None: ...
     def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any, launcher_ns: int) -> None: ...
 
-class Layer:
-    """What runs inside `with layer:` is noted: what it launches, and how long the host is busy with it."""
+class Note:
+    """What runs inside `with note:` is noted: what it launches, and how long the host is busy with it.
 
-    repeatable: bool  # only launches on one stream
+    With `values`, what is computed on live values is computed again at each repetition, and prices that
+    depend on them are asked anew, as in a captured graph.
+    """
+
+    repeatable: bool  # only launches on one stream, and no waits
     host_ns: int
-    def __init__(self) -> None: ...
-    def __enter__(self) -> Layer: ...
+    replays: int  # how many of the launches are those of captured graphs
+    def __init__(self, values: bool = False) -> None: ...
+    def __enter__(self) -> Note: ...
     def __exit__(self, *args: object) -> None: ...
     def repeat(self, host_ns: int) -> None:
         """Launch the same again; the host is busy with it for `host_ns`."""

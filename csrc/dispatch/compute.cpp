@@ -137,7 +137,7 @@ int64_t live_runs() { return live_count.load(std::memory_order_relaxed); }
 void rerun_at_replay(const c10::OperatorHandle& op, const c10::IValue* args, size_t n, int device, const torch::jit::Stack& first) {
   std::vector<c10::IValue> kept(args, args + n);
   std::vector<c10::IValue> results(first.begin(), first.end());
-  Timeline::get().captured_rerun(device, [op, kept, results, device] {
+  Timeline::get().keep_rerun(device, [op, kept, results, device] {
     torch::jit::Stack again;
     run_live(op, kept.data(), kept.size(), device, &again);
     for (size_t k = 0; k < again.size(); k++) copy_values(again[k], results[k]);

@@ -172,6 +172,7 @@ void append(PricedOp* p, const OpInfo& info, const c10::IValue* args, size_t n, 
   Timeline& timeline = Timeline::get();
   if (!p->live) return timeline.launch(device, p->stats, p->duration_ns, {}, host_cost);
   bool capturing = timeline.capturing(device, timeline.current(device));
+  bool kept = timeline.keeps_values(device);
   auto call = live_call(p, info, args, n, capturing);
   if (!capturing) call->priced_at = 0;
   int64_t d = call->price();
@@ -179,7 +180,7 @@ void append(PricedOp* p, const OpInfo& info, const c10::IValue* args, size_t n, 
     sequence->repeatable = false;
     Timeline::exchange_recording(sequence);
   }
-  timeline.launch(device, p->stats, d, capturing ? std::function<int64_t()>([call] { return call->price(); }) : nullptr, host_cost);
+  timeline.launch(device, p->stats, d, kept ? std::function<int64_t()>([call] { return call->price(); }) : nullptr, host_cost);
 }
 
 PricedOp* named(const OpInfo& info, const std::vector<c10::IValue>& args) {
@@ -234,7 +235,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   for (auto& [index, sizes] : p->resized) kernels::grow(flat_arg(args, n, index), sizes);
   if (live && try_live(op, call, args, &results)) {
     Timeline& timeline = Timeline::get();
-    if (timeline.capturing(call.device, timeline.current(call.device))) rerun_at_replay(op, args, n, call.device, results);
+    if (timeline.keeps_values(call.device)) rerun_at_replay(op, args, n, call.device, results);
   } else {
     write_phantom(info, args);
     for (const Output& o : p->outputs) results.push_back(build(o, args, n, call.device, true));

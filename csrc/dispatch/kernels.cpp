@@ -64,7 +64,7 @@ void host_to_device(const at::Tensor& dst, const at::Tensor& src, bool non_block
   int device = dst.get_device();
   Timeline& timeline = Timeline::get();
   store(dst, src);
-  if (timeline.capturing(device, timeline.current(device))) timeline.captured_rerun(device, [dst, src] { store(dst, src); });
+  if (timeline.keeps_values(device)) timeline.keep_rerun(device, [dst, src] { store(dst, src); });
   note_copy("copy::h2d", dst, src, device);
   if (!non_blocking && !timeline.capturing(device, timeline.current(device))) wait_current(device);
 }
@@ -79,7 +79,7 @@ void device_to_host(const at::Tensor& dst, const at::Tensor& src, bool non_block
   move();
   Timeline& timeline = Timeline::get();
   bool capturing = timeline.capturing(device, timeline.current(device));
-  if (capturing) timeline.captured_rerun(device, move);
+  if (timeline.keeps_values(device)) timeline.keep_rerun(device, move);
   note_copy("copy::d2h", dst, src, device);
   if (!capturing && (!non_blocking || !dst.is_pinned())) wait_current(device);
 }
@@ -98,8 +98,8 @@ void device_to_device(const at::Tensor& dst, const at::Tensor& src) {
   int device = dst.get_device();
   Timeline& timeline = Timeline::get();
   bool live = store_on_device(dst, src);
-  if (live && timeline.capturing(device, timeline.current(device)))  // a phantom copy must not keep its tensors alive
-    timeline.captured_rerun(device, [dst, src] { store_on_device(dst, src); });
+  if (live && timeline.keeps_values(device))  // a phantom copy must not keep its tensors alive
+    timeline.keep_rerun(device, [dst, src] { store_on_device(dst, src); });
   note_copy("copy::d2d", dst, src, device);
 }
 

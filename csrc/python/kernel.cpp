@@ -93,12 +93,12 @@ class Kernel {
     launch_named(op, bound.values, device);
   }
 
-  /// Inside a capture a twin runs now and again at every replay: `make` returns what runs then.
+  /// A twin runs now, and again wherever its launch is replayed: `make` returns what runs then.
   template <class Make>
   static void at_replays(Make make) {
     Timeline& timeline = Timeline::get();
     int device = current_device();
-    if (timeline.capturing(device, timeline.current(device))) timeline.captured_rerun(device, make());
+    if (timeline.keeps_values(device)) timeline.keep_rerun(device, make());
   }
 
   void run_native(const std::vector<std::string>& names, const std::vector<c10::IValue>& values, const std::vector<int64_t>& grid) {

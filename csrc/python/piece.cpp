@@ -1,10 +1,12 @@
-// Compiled pieces for Python: record one run, let the compiler fuse what it launched, keep it, play it.
+// Compiled pieces for Python: record one run, let the compiler fuse what it launched, keep it, play it. And notes:
+// what a part of an engine launches while it runs, to launch it again.
 #include "dispatch/piece.h"
 
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "device/backend.h"
+#include "dispatch/live_price.h"
 #include "python/bindings.h"
 #include "timeline/clock.h"
 #include "timeline/timeline.h"
@@ -44,12 +46,15 @@ class Recorder {
   std::optional<OwnWork> own_;
 };
 
-/// What one layer of a model launches while it runs, and how long the host is busy with it.
-class Layer {
+/// What is launched between begin() and end(), and how long the host is busy with it. With values: over live values
+/// as they are at each repetition, as in a captured graph; without, just what was launched.
+class Note {
  public:
+  explicit Note(bool values) { sequence_.with_values = values; }
   void begin() {
     began_ns_ = HostClock::own_ns();
     outer_ = Timeline::exchange_noting(&sequence_);
+    if (outer_) outer_->repeatable = false;  // what goes here it does not see
   }
   void end() {
     Timeline::exchange_noting(outer_);
@@ -57,8 +62,12 @@ class Layer {
   }
   bool repeatable() const { return sequence_.repeatable; }
   int64_t host_ns() const { return host_ns_; }
+  int64_t replays() const {
+    return std::count_if(sequence_.launches.begin(), sequence_.launches.end(), [](auto& l) { return bool(l.graph); });
+  }
   void repeat(int64_t host_ns) const {
     OwnWork own;
+    if (sequence_.with_values) next_price_epoch();
     Timeline::get().repeat(sequence_, host_ns, current_device());
   }
 
@@ -97,13 +106,14 @@ void bind_piece(py::module_& m) {
   m.def("recording", &Timeline::recording);
   m.def("host_own_ns", &HostClock::own_ns);
   m.def("counts_cpu_time", &HostClock::counts_cpu_time);
-  py::class_<Layer>(m, "Layer")
-      .def(py::init<>())
-      .def("__enter__", [](Layer& layer) -> Layer& { layer.begin(); return layer; }, py::return_value_policy::reference_internal)
-      .def("__exit__", [](Layer& layer, const py::args&) { layer.end(); })
-      .def_property_readonly("repeatable", &Layer::repeatable)
-      .def_property_readonly("host_ns", &Layer::host_ns)
-      .def("repeat", &Layer::repeat);
+  py::class_<Note>(m, "Note")
+      .def(py::init<bool>(), py::arg("values") = false)
+      .def("__enter__", [](Note& note) -> Note& { note.begin(); return note; }, py::return_value_policy::reference_internal)
+      .def("__exit__", [](Note& note, const py::args&) { note.end(); })
+      .def_property_readonly("repeatable", &Note::repeatable)
+      .def_property_readonly("host_ns", &Note::host_ns)
+      .def_property_readonly("replays", &Note::replays, "How many of the launches are those of captured graphs.")
+      .def("repeat", &Note::repeat, py::arg("host_ns"));
   py::class_<Piece>(m, "Piece")
       .def(py::init<>())
       .def("call", [](Piece& p, const py::args& args) -> py::object {

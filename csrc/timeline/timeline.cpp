@@ -113,7 +113,7 @@ void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t
     g.nodes.push_back(std::move(n));
     return;
   }
-  if (noting_into) noting_into->launches.push_back({stats, duration_ns});
+  if (noting_into) noting_into->launches.push_back({.stats = stats, .duration_ns = duration_ns, .reprice = std::move(reprice)});
   if (host_cost) HostClock::charge_ns(costs_.launch_ns);
   s.tail.at_least(HostClock::now_ns());
   int64_t start = s.tail.ns;
@@ -125,11 +125,18 @@ void Timeline::launch(int device, const std::shared_ptr<OpStats>& stats, int64_t
   HostClock::settle();
 }
 
-void Timeline::captured_rerun(int device, std::function<void()> rerun) {
+bool Timeline::keeps_values(int device) {
+  return (noting_into && noting_into->with_values) || capturing(device, current(device));
+}
+
+void Timeline::keep_rerun(int device, std::function<void()> rerun) {
   if (recording_into) recording_into->repeatable = false;
   std::lock_guard lock(mutex_);
   Stream& s = at(device, current(device));
-  if (!s.graph) return;
+  if (!s.graph) {
+    if (noting_into && noting_into->with_values) noting_into->launches.push_back({.rerun = std::move(rerun)});
+    return;
+  }
   GraphNode n;
   n.stream = s.graph_stream;
   n.rerun = std::move(rerun);
@@ -177,9 +184,10 @@ bool Timeline::recording() { return recording_into; }
 Sequence* Timeline::exchange_noting(Sequence* into) { return std::exchange(noting_into, into); }
 
 void Timeline::perform(const Sequence::Launch& l, int device) {
-  if (l.graph) replay(l.graph, device);
+  if (l.rerun) l.rerun();
+  else if (l.graph) replay(l.graph, device);
   else if (l.group >= 0) collective(device, current(device), uint32_t(l.group), l.stats, l.duration_ns);
-  else launch(device, l.stats, l.duration_ns);
+  else launch(device, l.stats, l.reprice ? l.reprice() : l.duration_ns, l.reprice);
 }
 
 void Timeline::play(const Sequence& s, int device) {
@@ -188,17 +196,18 @@ void Timeline::play(const Sequence& s, int device) {
 }
 
 void Timeline::repeat(const Sequence& s, int64_t host_ns, int device) {
-  if (s.launches.empty()) return HostClock::charge_ns(host_ns);
-  int64_t own_ns = 0;  // what the launches charge by themselves
-  for (auto& l : s.launches) own_ns += l.graph ? costs_.graph_launch_ns : costs_.launch_ns;
-  int64_t share_ns = std::max<int64_t>(0, host_ns - own_ns) / int64_t(s.launches.size());
+  int64_t own_ns = 0, launches = 0;  // what the launches charge by themselves
+  for (auto& l : s.launches)
+    if (!l.rerun) own_ns += l.graph ? costs_.graph_launch_ns : costs_.launch_ns, launches++;
+  int64_t left_ns = std::max<int64_t>(0, host_ns - own_ns), share_ns = launches ? left_ns / launches : 0;
   for (auto& l : s.launches) {
-    HostClock::charge_ns(share_ns);
+    if (!l.rerun) HostClock::charge_ns(share_ns), left_ns -= share_ns;
     perform(l, device);
   }
+  HostClock::charge_ns(left_ns);
 }
 
-/// Work of another kind than launches on one stream: neither a recording nor a note can repeat it.
+/// Other than launches on one stream, that is events and waits: neither a recording nor a note can repeat it.
 void Timeline::not_repeatable() {
   for (Sequence* s : {recording_into, noting_into})
     if (s) s->repeatable = false;
@@ -249,6 +258,7 @@ void Timeline::block(const Event& e, int device, int64_t stream) {
 
 bool Timeline::query(Event& e) {
   if (!e.recorded) return true;
+  not_repeatable();
   HostClock::charge_ns(kQueryCost_ns);
   HostClock::settle();
   if (!e.when.resolved() && rendezvous_) rendezvous_->resolve(e.when, false);
@@ -256,6 +266,7 @@ bool Timeline::query(Event& e) {
 }
 
 void Timeline::wait(When w) {
+  not_repeatable();
   if (!w.resolved() && rendezvous_) rendezvous_->resolve(w, true);
   if (w.ns > HostClock::now_ns()) HostClock::wait_until_ns(w.ns);
 }

@@ -105,8 +105,10 @@ class Timeline {
   /// Appends an operation to the current stream of `device` and returns its end.
   void launch(int device, const std::shared_ptr<OpStats>& stats, int64_t duration_ns,
               std::function<int64_t()> reprice = {}, bool host_cost = true);
-  /// Notes a computation on live values that a replay has to repeat; ignored outside a capture.
-  void captured_rerun(int device, std::function<void()> rerun);
+  /// Whether a computation on live values has to be done again later: inside a capture, or a note with values.
+  bool keeps_values(int device);
+  /// Notes such a computation; ignored where none is kept.
+  void keep_rerun(int device, std::function<void()> rerun);
   void collective(int device, int64_t stream, uint32_t group, const std::shared_ptr<OpStats>& stats, int64_t duration_ns);
 
   /// While `into` is set, what this thread launches goes there and takes no time. Returns what was set before.

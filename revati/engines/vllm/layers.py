@@ -2,7 +2,7 @@
 
 vLLM calls a model outside full CUDA graphs piece by piece: a compiled piece, an attention, the next piece.
 In a model of 80 equal layers 78 of them launch exactly what the second did, and nobody reads what they
-compute. They are launched again without their Python (`_C.Layer`), at the host time that such a layer has
+compute. They are launched again without their Python (`_C.Note`), at the host time that such a layer has
 taken so far (the median, scaled by `repeat_cost`). What is not certain to be equal runs as it always did:
 layers of another kind (sliding windows, other cache shapes), batches with other metadata, captures, pieces
 that join streams.
@@ -213,7 +213,7 @@ class Layers:
         return number
 
     def _watch(self, layer: list[Unit], values: dict[fx.Node, Any], kind: Hashable) -> Any:
-        noted = _C.Layer()
+        noted = _C.Note()
         with noted:
             _run_all(layer, values)
         if not noted.repeatable:

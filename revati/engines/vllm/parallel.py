@@ -27,6 +27,7 @@ from revati.engines.vllm import (
     recorded_lengths,
     ring,
     sleeping,
+    steps,
 )
 
 _COMM = "vllm.distributed.device_communicators."
@@ -46,6 +47,7 @@ def install() -> None:
         **flash_attention.PATCHES,
         **flashinfer.PATCHES,
         **sleeping.PATCHES,
+        **steps.PATCHES,
     }
     for name, patch in {**always, **asked}.items():
         if name in sys.modules:

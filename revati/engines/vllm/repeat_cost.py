@@ -14,7 +14,7 @@ from statistics import median
 
 from revati import _C
 
-_OFTEN = 32  # calls of which every other one is in full; of the later ones
+_OFTEN = 16  # calls of which every other one is in full; of the later ones
 _EVERY = 16  # one in so many
 _HISTORY = 31
 
