@@ -63,6 +63,7 @@ std::atomic<int64_t>& local_now() {
 // Launch costs take effect in lumps: realising each of them would be a jump of the clock each.
 constexpr int64_t kLump_ns = 100000;
 thread_local int64_t lead_ns = 0;
+thread_local int lumps = 0;  // alive
 
 void (*around_sleep)(void (*)()) = [](void (*sleep)()) { sleep(); };
 
@@ -98,10 +99,16 @@ void HostClock::charge_ns(int64_t ns) {
 // The shim could sleep by itself at the next clock read or send, but then often with Python's lock held: other threads
 // of the process would miss their turns, and how many of them would be a matter of real time.
 void HostClock::settle() {
-  if (lead_ns >= kLump_ns && shim().on && shim().sleeps_off_charges()) around_sleep([] { wait_until_ns(0); });
+  if (lead_ns >= kLump_ns && !lumps && shim().on && shim().sleeps_off_charges()) around_sleep([] { wait_until_ns(0); });
 }
 
 void HostClock::set_around_sleep(void (*around)(void (*sleep)())) { around_sleep = around; }
+
+OneLump::OneLump() { lumps++; }
+OneLump::~OneLump() {
+  lumps--;
+  HostClock::settle();
+}
 
 OwnWork::OwnWork() {
   if (shim().on) shim().pause();

@@ -26,6 +26,15 @@ struct HostClock {
   static bool counts_cpu_time();
 };
 
+/// While alive, settle() leaves what has been charged for later; at the end it is slept off at once.
+class OneLump {
+ public:
+  OneLump();
+  ~OneLump();
+  OneLump(const OneLump&) = delete;
+  OneLump& operator=(const OneLump&) = delete;
+};
+
 /// While alive, this thread's CPU time is Revati's own and is not charged to the program.
 class OwnWork {
  public:

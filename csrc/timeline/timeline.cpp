@@ -196,6 +196,7 @@ void Timeline::play(const Sequence& s, int device) {
 }
 
 void Timeline::repeat(const Sequence& s, int64_t host_ns, int device) {
+  OneLump lump;
   int64_t own_ns = 0, launches = 0;  // what the launches charge by themselves
   for (auto& l : s.launches)
     if (!l.rerun) own_ns += l.graph ? costs_.graph_launch_ns : costs_.launch_ns, launches++;
