@@ -80,10 +80,10 @@ if __name__ == "__main__":
 def served(tmp_path: Path, emulate: Callable[..., Any]) -> Callable[..., Any]:
     """What a load takes if equal steps are "repeated", if not ("usual"), or each in turn ("both")."""
 
-    def run(way: str, spec: dict[str, Any], cpu_time: str = "free") -> Any:
+    def run(way: str, spec: dict[str, Any], cpu_time: str = "free", **options: Any) -> Any:
         program = tmp_path / "program.py"
         program.write_text(PROGRAM)
-        return emulate([program, way, json.dumps(spec)], "--cpu-time", cpu_time)
+        return emulate([program, way, json.dumps(spec)], "--cpu-time", cpu_time, **options)
 
     return run
 
@@ -124,6 +124,10 @@ def test_a_repeated_step_launches_what_a_run_one_does(
 )
 def test_steps_of_other_kinds_are_not_repeated(served: Callable[..., Any], spec: dict[str, Any]) -> None:
     assert not served("repeated", spec)["repeated"]
+
+
+def test_nothing_is_repeated_where_that_is_switched_off(served: Callable[..., Any]) -> None:
+    assert not served("repeated", {}, env={"REVATI_REPEAT": "0"})["repeated"]
 
 
 def test_repeated_steps_take_the_host_what_full_ones_do(served: Callable[..., Any]) -> None:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from revati import _C
 from revati.cuda import ledger
 from revati.cuda.compiled import structure_of
-from revati.engines.vllm.repeat_cost import RepeatCost, host_ns
+from revati.engines.vllm.repeat_cost import RepeatCost, host_ns, repeats
 
 _MIN_REPEATS = 4
 _MAX_PERIOD = 8
@@ -379,6 +379,8 @@ def _plain(thing: Any) -> Hashable:
 
 def install(module: ModuleType) -> None:
     """Change `vllm.compilation.backends`: the function that calls a model's pieces one after the other."""
+    if not repeats():
+        return
     graphs: list[fx.GraphModule] = []
     generate, build = module.generate_execution_code, module.compile_execution_fn
 

@@ -7,6 +7,7 @@ calls it, and the next call that repeats layers shows what is missing to the sam
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -17,6 +18,11 @@ from revati import _C
 _OFTEN = 16  # calls of which every other one is in full; of the later ones
 _EVERY = 16  # one in so many
 _HISTORY = 31
+
+
+def repeats() -> bool:
+    """Whether equal layers and equal steps are repeated in this run (not with `REVATI_REPEAT=0`)."""
+    return os.environ.get("REVATI_REPEAT", "1") != "0"
 
 
 def host_ns() -> int:

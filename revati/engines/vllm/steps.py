@@ -25,7 +25,7 @@ import torch
 
 from revati import _C
 from revati.cuda import ledger
-from revati.engines.vllm.repeat_cost import host_ns
+from revati.engines.vllm.repeat_cost import host_ns, repeats
 
 _HISTORY = 31
 _ENOUGH = 8  # full steps that are known; until then all run in full
@@ -295,6 +295,8 @@ def _suits(runner: Any) -> bool:
 
 def install(module: ModuleType) -> None:
     """Change `vllm.v1.worker.gpu.model_runner`: how a step is executed and sampled."""
+    if not repeats():
+        return
     why = "equal decode steps launch the same: their Python need not run for each"
     until = "never: without it the emulation is right, and slower"
     new_output, cls = module.AsyncOutput, module.GPUModelRunner
