@@ -205,6 +205,9 @@ def recording() -> bool: ...
 def host_own_ns() -> int:
     """The virtual clock as far as this thread itself has worked: differences are its host time."""
 
+def refund_host_ns(ns: int) -> None:
+    """Take `ns` off what will be charged to this thread (launches, say). Only where CPU time counts."""
+
 def counts_cpu_time() -> bool:
     """Whether the host's own CPU time moves that clock (`--cpu-time charged`)."""
 

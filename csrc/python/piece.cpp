@@ -105,6 +105,7 @@ void bind_piece(py::module_& m) {
       .def("launches", &Recorder::launches);
   m.def("recording", &Timeline::recording);
   m.def("host_own_ns", &HostClock::own_ns);
+  m.def("refund_host_ns", &HostClock::refund_ns, py::arg("ns"));
   m.def("counts_cpu_time", &HostClock::counts_cpu_time);
   py::class_<Note>(m, "Note")
       .def(py::init<bool>(), py::arg("values") = false)

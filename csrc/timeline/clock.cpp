@@ -96,6 +96,10 @@ void HostClock::charge_ns(int64_t ns) {
   local_now().fetch_add(ns, std::memory_order_relaxed);
 }
 
+void HostClock::refund_ns(int64_t ns) {
+  if (counts_cpu_time()) lead_ns -= ns;
+}
+
 // The shim could sleep by itself at the next clock read or send, but then often with Python's lock held: other threads
 // of the process would miss their turns, and how many of them would be a matter of real time.
 void HostClock::settle() {

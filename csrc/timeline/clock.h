@@ -15,6 +15,8 @@ struct HostClock {
   static void wait_until_ns(int64_t t_ns);
   /// Adds `ns` of modelled host work (a kernel launch, say) to this thread. Never blocks.
   static void charge_ns(int64_t ns);
+  /// Takes `ns` off what will be charged to this thread from now on, until its next wait for the device.
+  static void refund_ns(int64_t ns);
   /// Where modelled work takes time only by sleeping (`free`, `wall`): sleeps off what charge_ns() has gathered, once it is
   /// worth a jump of the clock. Call it after charge_ns(), without any lock.
   static void settle();

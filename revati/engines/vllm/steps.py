@@ -6,7 +6,8 @@ values: lengths and positions move on, prices that depend on them are asked anew
 steps have taken so far. The engine's own bookkeeping (requests, blocks, output) runs in every step.
 
 Where the host's CPU time counts, a few steps in a row run in full now and then, to learn what they take. The
-first of them does not count: it runs with caches that repeated steps have left cold.
+first of them runs with caches that repeated steps have left cold, as they would not be if all ran in full.
+What it takes more is not counted, and is refunded to each full step behind a repeated one, prefills too.
 
 Model runner V2, decode steps in full CUDA graphs only. What is not certain to be equal runs as it always did.
 """
@@ -99,6 +100,10 @@ class StepCost:
         """0: before the parts."""
         return median_low(self.times_ns[part])
 
+    def excess_ns(self, noted: Noted) -> int:
+        """How much more than others the parts of this step took."""
+        return sum(part.host_ns - self.of(1 + number) for number, part in enumerate(noted.parts))
+
 
 class Steps:
     """The repeated steps of one model runner."""
@@ -109,6 +114,8 @@ class Steps:
         self._costs: defaultdict[Hashable, StepCost] = defaultdict(StepCost)  # of kinds of steps
         self._began_ns = 0
         self._last_was_full = False
+        self._follows_repeated = False
+        self._cold_ns: deque[int] = deque(maxlen=_HISTORY)  # what full steps behind repeated ones took more
         self._noted: Noted | None = None
         self.noting: Noted | None = None
 
@@ -124,6 +131,7 @@ class Steps:
             repeats = decodes and noted is not None and self._follows(noted, scheduled, req_ids, computed)
         if noted is not None and repeats:
             self._last_was_full = False
+            self._follows_repeated = True
             return self._repeat_forward(noted, scheduled, computed)
         del noted
         self._noted = None  # and with it what a note keeps alive
@@ -131,6 +139,8 @@ class Steps:
             self.noting = Noted(req_ids, computed)
         else:
             self._last_was_full = False
+        if self._follows_repeated and self._cold_ns:
+            _C.refund_host_ns(max(0, median_low(self._cold_ns)))
         self._began_ns = host_ns()
         try:
             result = usual(self._runner, scheduled, *args, **kwargs)
@@ -190,6 +200,7 @@ class Steps:
             return output
         if self.noting is None or grammar_output is not None:
             self._drop()
+            self._follows_repeated = False
             return usual(self._runner, grammar_output)
         self.noting.begin()
         try:
@@ -197,6 +208,7 @@ class Steps:
         finally:
             self.noting.end()
             self._keep()
+            self._follows_repeated = False
 
     def begin_forward(self) -> None:
         """Requests are up to date: from here on a decode step is what its batch makes it."""
@@ -231,8 +243,11 @@ class Steps:
         if noted is None or not noted.complete:
             return
         self._noted = noted
+        cost = self._costs[_kind(noted)]
         if self._last_was_full:
-            self._costs[_kind(noted)].keep(noted)
+            cost.keep(noted)
+        elif self._follows_repeated and cost.times_ns[0]:
+            self._cold_ns.append(cost.excess_ns(noted))
         self._last_was_full = True
 
 
