@@ -55,3 +55,36 @@ def test_what_repeated_layers_take_is_learned_where_cpu_time_counts(learned: Cal
 def test_nothing_is_learned_where_work_is_free(learned: Callable[[str], Any]) -> None:
     found = learned("free")
     assert not any(found["due"]) and set(found["shares"]) == {1.0}
+
+
+REFUND = """
+import json, time, torch
+from revati import _C
+
+x = torch.zeros(8, device="cuda")
+torch.cuda.synchronize()
+began_ns, own_ns = time.monotonic_ns(), _C.host_own_ns()
+_C.refund_host_ns(1_000_000)
+refunded_ns = own_ns - _C.host_own_ns()
+events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+for event in events:
+    x.add_(1)
+    event.record()
+torch.cuda.synchronize()
+apart_ms = [a.elapsed_time(b) for a, b in zip(events, events[1:])]
+print("RESULT " + json.dumps({
+    "refunded_ns": refunded_ns, "apart_ms": apart_ms, "clock_ns": time.monotonic_ns() - began_ns,
+}))
+"""
+
+
+@pytest.mark.parametrize(("cpu_time", "refunded_ns"), [("charged", 1_000_000), ("free", 0)])
+def test_a_refund_is_taken_off_where_cpu_time_counts_and_no_clock_goes_back(
+    tmp_path: Path, emulate: Callable[..., Any], cpu_time: str, refunded_ns: int
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(REFUND)
+    found = emulate([program], "--cpu-time", cpu_time)
+    assert found["refunded_ns"] == pytest.approx(refunded_ns, abs=100_000)
+    assert min(found["apart_ms"]) > 0
+    assert found["clock_ns"] > 0
