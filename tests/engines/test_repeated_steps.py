@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -126,14 +127,28 @@ def test_steps_of_other_kinds_are_not_repeated(served: Callable[..., Any], spec:
     assert not served("repeated", spec)["repeated"]
 
 
-def test_nothing_is_repeated_where_that_is_switched_off(served: Callable[..., Any]) -> None:
-    assert not served("repeated", {}, env={"REVATI_REPEAT": "0"})["repeated"]
+@pytest.mark.parametrize("switch", ["0", "layers"])
+def test_no_step_is_repeated_where_that_is_switched_off(served: Callable[..., Any], switch: str) -> None:
+    assert not served("repeated", {}, env={"REVATI_REPEAT": switch})["repeated"]
+
+
+def test_a_switch_that_is_not_known_is_refused_in_one_line(
+    tmp_path: Path, attempt: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = attempt([program, "repeated", "{}"], env={"REVATI_REPEAT": "no"})
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].endswith(
+        "REVATI_REPEAT='no', expected 0, 1, layers or steps; or unset it"
+    )
 
 
 def test_repeated_steps_take_the_host_what_full_ones_do(served: Callable[..., Any]) -> None:
     """One layer: the host is slower than the GPU, so its time is what a step takes."""
     spec = {"hf_overrides": {"num_hidden_layers": 1}, "sampling": {"max_tokens": 200}}
-    found = served("both", spec, "charged")
+    assert not served("both", spec, "charged")["repeated"]  # only if it is asked for
+    found = served("both", spec, "charged", env={"REVATI_REPEAT": "1"})
     assert found["repeated"] > 1000
     usual, repeated = (median(found["times_ns"][way]) for way in ("usual", "repeated"))
     assert repeated == pytest.approx(usual, rel=0.25)

@@ -14,15 +14,28 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from revati import _C
+from revati.cuda import refusal
 
 _OFTEN = 16  # calls of which every other one is in full; of the later ones
 _EVERY = 16  # one in so many
 _HISTORY = 31
 
 
-def repeats() -> bool:
-    """Whether equal layers and equal steps are repeated in this run (not with `REVATI_REPEAT=0`)."""
-    return os.environ.get("REVATI_REPEAT", "1") != "0"
+def repeats(what: str) -> bool:
+    """Whether "layers" or "steps" that are equal are repeated in this run, by `REVATI_REPEAT`.
+
+    "1": both; "0": neither; "layers" or "steps": those alone; unset: layers, and steps where the host's CPU
+    time does not count, for a prefill behind repeated steps takes the host longer than one behind full ones.
+    ValueError for anything else.
+    """
+    asked = os.environ.get("REVATI_REPEAT")
+    if asked is None:
+        return what == "layers" or not _C.counts_cpu_time()
+    if asked not in ("0", "1", "layers", "steps"):
+        text = f"revati: REVATI_REPEAT={asked!r}, expected 0, 1, layers or steps; or unset it"
+        refusal.note(text)
+        raise ValueError(text)
+    return asked in ("1", what)
 
 
 def host_ns() -> int:

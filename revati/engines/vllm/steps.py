@@ -5,9 +5,10 @@ are one longer. What such a step launches is noted once and launched again witho
 values: lengths and positions move on, prices that depend on them are asked anew), at the host time that full
 steps have taken so far. The engine's own bookkeeping (requests, blocks, output) runs in every step.
 
-Where the host's CPU time counts, a few steps in a row run in full now and then, to learn what they take. The
-first of them runs with caches that repeated steps have left cold, as they would not be if all ran in full.
-What it takes more is not counted, and is refunded to each full step behind a repeated one, prefills too.
+Where the host's CPU time counts, they are repeated only if that is asked for (`repeats`). A few steps in a
+row then run in full now and then, to learn what they take. The first of them runs with caches that repeated
+steps have left cold, as they would not be if all ran in full. What it takes more is not counted, and is
+refunded to each full step behind a repeated one, prefills too.
 
 Model runner V2, decode steps in full CUDA graphs only. What is not certain to be equal runs as it always did.
 """
@@ -310,7 +311,7 @@ def _suits(runner: Any) -> bool:
 
 def install(module: ModuleType) -> None:
     """Change `vllm.v1.worker.gpu.model_runner`: how a step is executed and sampled."""
-    if not repeats():
+    if not repeats("steps"):
         return
     why = "equal decode steps launch the same: their Python need not run for each"
     until = "never: without it the emulation is right, and slower"
