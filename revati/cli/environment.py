@@ -70,6 +70,7 @@ def build_environment(
         REVATI_GPU=options.gpu,
         REVATI_GPUS=str(options.gpus),
         REVATI_LATENCY=options.latency,
+        REVATI_CPU_TIME=options.cpu_time,
     )
     _set_or_drop(env, "REVATI_STRICT", "1" if options.strict else None)
     _set_or_drop(env, "REVATI_FOLD_RANKS", "1" if options.fold_ranks else None)

@@ -6,7 +6,7 @@ values: lengths and positions move on, prices that depend on them are asked anew
 steps have taken so far. The engine's own bookkeeping (requests, blocks, output) runs in every step.
 
 Where the host's CPU time counts, they are repeated only if that is asked for (`repeats`). A few steps in a
-row then run in full now and then, to learn what they take. The first of them runs with caches that repeated
+row run in full now and then, to learn what they take. The first of them runs with caches that repeated
 steps have left cold, as they would not be if all ran in full. What it takes more is not counted, and is
 refunded to each full step behind a repeated one, prefills too.
 
