@@ -13,6 +13,7 @@ def test_it_carries_every_contract_variable(tmp_path: Path) -> None:
         gpu="h100_sxm",
         gpus=4,
         latency="roofline",
+        cpu_time="free",
         strict=True,
         trace=Path("t.json"),
         output_lengths=Path("l.json"),
@@ -22,6 +23,7 @@ def test_it_carries_every_contract_variable(tmp_path: Path) -> None:
     assert env["REVATI_IDENTITY"] == "cuda"
     assert (env["REVATI_GPU"], env["REVATI_GPUS"]) == ("h100_sxm", "4")
     assert env["REVATI_LATENCY"] == "roofline"
+    assert env["REVATI_CPU_TIME"] == "free"
     assert env["REVATI_STRICT"] == "1"
     assert Path(env["REVATI_TRACE"]).is_absolute()
     assert Path(env["REVATI_OUTPUT_LENGTHS"]).is_absolute()

@@ -46,6 +46,7 @@ class Noted:
 
     req_ids: list[str]
     computed_tokens: int  # of all requests, before the step
+    after: str  # what the step before was: "full" (and like this one), "repeated", or "other"
     before_ns: int = 0  # the host's time for bringing the requests up to date
     parts: list[Any] = field(default_factory=lambda: [_C.Note(values=True) for _ in range(_PARTS)])
     begun: int = 0
@@ -114,8 +115,7 @@ class Steps:
         self._suits: bool | None = None
         self._costs: defaultdict[Hashable, StepCost] = defaultdict(StepCost)  # of kinds of steps
         self._began_ns = 0
-        self._last_was_full = False
-        self._follows_repeated = False
+        self._last = "other"  # what the last step was, as in `Noted.after`
         self._cold_ns: deque[int] = deque(maxlen=_HISTORY)  # what full steps behind repeated ones took more
         self._noted: Noted | None = None
         self.noting: Noted | None = None
@@ -129,18 +129,16 @@ class Steps:
             decodes = not any(args) and not kwargs and _decodes_only(scheduled) and self._suitable()
             req_ids = list(scheduled.num_scheduled_tokens) if decodes else []
             computed = sum(scheduled.scheduled_cached_reqs.num_computed_tokens) if decodes else 0
-            repeats = decodes and noted is not None and self._follows(noted, scheduled, req_ids, computed)
-        if noted is not None and repeats:
-            self._last_was_full = False
-            self._follows_repeated = True
+            follows = decodes and noted is not None and self._follows(noted, scheduled, req_ids, computed)
+        if noted is not None and follows:
+            self._last = "repeated"
             return self._repeat_forward(noted, scheduled, computed)
         del noted
         self._noted = None  # and with it what a note keeps alive
+        after, self._last = self._last, "other"
         if decodes:
-            self.noting = Noted(req_ids, computed)
-        else:
-            self._last_was_full = False
-        if self._follows_repeated and self._cold_ns:
+            self.noting = Noted(req_ids, computed, after)
+        if after == "repeated" and self._cold_ns:
             _C.refund_host_ns(max(0, median_low(self._cold_ns)))
         self._began_ns = host_ns()
         try:
@@ -201,7 +199,6 @@ class Steps:
             return output
         if self.noting is None or grammar_output is not None:
             self._drop()
-            self._follows_repeated = False
             return usual(self._runner, grammar_output)
         self.noting.begin()
         try:
@@ -209,7 +206,6 @@ class Steps:
         finally:
             self.noting.end()
             self._keep()
-            self._follows_repeated = False
 
     def begin_forward(self) -> None:
         """Requests are up to date: from here on a decode step is what its batch makes it."""
@@ -245,11 +241,11 @@ class Steps:
             return
         self._noted = noted
         cost = self._costs[_kind(noted)]
-        if self._last_was_full:
+        if noted.after == "full":
             cost.keep(noted)
-        elif self._follows_repeated and cost.times_ns[0]:
+        elif noted.after == "repeated" and cost.times_ns[0]:
             self._cold_ns.append(cost.excess_ns(noted))
-        self._last_was_full = True
+        self._last = "full"
 
 
 def _kind(noted: Noted) -> int:
