@@ -67,6 +67,7 @@ class Note {
   }
   void repeat(int64_t host_ns) const {
     OwnWork own;
+    let_python_waiter_in();
     if (sequence_.with_values) next_price_epoch();
     Timeline::get().repeat(sequence_, host_ns, current_device());
   }
@@ -114,7 +115,7 @@ void bind_piece(py::module_& m) {
       .def_property_readonly("repeatable", &Note::repeatable)
       .def_property_readonly("host_ns", &Note::host_ns)
       .def_property_readonly("replays", &Note::replays, "How many of the launches are those of captured graphs.")
-      .def("repeat", &Note::repeat, py::arg("host_ns"));
+      .def("repeat", &Note::repeat, py::arg("host_ns"), py::call_guard<py::gil_scoped_release>());
   py::class_<Piece>(m, "Piece")
       .def(py::init<>())
       .def("call", [](Piece& p, const py::args& args) -> py::object {

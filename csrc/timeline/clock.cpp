@@ -25,6 +25,7 @@ struct Shim {
   void (*resume)() = nullptr;
   int (*wait_word)(uint32_t*, uint32_t) = nullptr;
   void (*wake_word)(uint32_t*) = nullptr;
+  void (*let_python_waiter_in)() = nullptr;
   bool on = false;
 
   Shim() {
@@ -38,7 +39,9 @@ struct Shim {
     bind(resume, "revati_warp_resume");
     bind(wait_word, "revati_warp_wait_word");
     bind(wake_word, "revati_warp_wake_word");
-    on = active && now && own && wait_until && charge && sleeps_off_charges && pause && resume && wait_word && wake_word && active();
+    bind(let_python_waiter_in, "revati_warp_let_python_waiter_in");
+    on = active && now && own && wait_until && charge && sleeps_off_charges && pause && resume && wait_word && wake_word &&
+         let_python_waiter_in && active();
   }
   template <class F>
   static void bind(F& f, const char* name) {
@@ -107,6 +110,10 @@ void HostClock::settle() {
 }
 
 void HostClock::set_around_sleep(void (*around)(void (*sleep)())) { around_sleep = around; }
+
+void let_python_waiter_in() {
+  if (HostClock::counts_cpu_time()) shim().let_python_waiter_in();
+}
 
 OneLump::OneLump() { lumps++; }
 OneLump::~OneLump() {

@@ -28,6 +28,10 @@ struct HostClock {
   static bool counts_cpu_time();
 };
 
+/// Called without Python's lock, for as long as modelled work stands for Python's: if a thread of this process waits for
+/// that lock, it has it soon.
+void let_python_waiter_in();
+
 /// While alive, settle() leaves what has been charged for later; at the end it is slept off at once.
 class OneLump {
  public:

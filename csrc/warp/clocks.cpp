@@ -5,10 +5,13 @@
 // charged: the clock at the thread's last wake plus its own CPU time since, times the host factor
 //          as it was at that wake.
 // wall:    real time plus what was jumped over.
-// Published time (Page::now) is the maximum of what anybody was told before a send, a wait or an exit.
+// Published time (Page::now) is the maximum of what anybody was told before a send, a wait or an exit. A sleep until a
+// deadline publishes nothing: nobody can learn of it but from the clock.
 #include "shim.h"
 
 #include <sys/time.h>
+
+#include <algorithm>
 
 namespace revati::warp {
 
@@ -34,6 +37,7 @@ void start_charging(int64_t base) {
   int64_t cpu = thread_cpu();
   Slot* s = self.slot;
   s->base = base;
+  s->lump = 0;
   s->cpu = cpu;
   s->factor = page->cpu_factor[size_t(own_processor()) % kProcessors].load(std::memory_order_relaxed);
   self.cold = 0;
@@ -70,11 +74,27 @@ static void realise_pending() {
   while (sleep_until(until, kDevice) == EINTR) {}
 }
 
+// Modelled work took no real time: were it published at once, all that others do meanwhile would seem to happen at its
+// end. So the others get as far first, each by its own work.
+static void let_others_catch_up() {
+  constexpr int64_t kLeast = 20'000;  // ns, about what it costs to wait for them
+  if (self.slot->lump.load(std::memory_order_relaxed) < kLeast) return;
+  int64_t until = charged();
+  self.slot->lump = 0;
+  while (page->now.load() < until && sleep_alone(until, kDevice) == EINTR) {}
+}
+
 void publish() {
   if (__builtin_expect(self.pending != 0, 0)) realise_pending();
-  if (page->mode == kFreeTime) raise_now(page, self.last_read);
-  else if (page->mode == kCharged) raise_now(page, charged());
-  else raise_now(page, wall());
+  if (page->mode == kFreeTime) {
+    raise_now(page, self.last_read);
+  } else if (page->mode == kCharged) {
+    own_slot();
+    let_others_catch_up();
+    raise_now(page, charged());
+  } else {
+    raise_now(page, wall());
+  }
 }
 void publish_send() {
   publish();
@@ -97,9 +117,11 @@ int64_t now() {
     return self.last_read = v > self.last_read ? v : self.last_read + 1;
   }
   int64_t own = page->mode == kCharged ? charged() : wall();
-  raise_now(page, own);
+  raise_now(page, page->mode == kCharged ? own - self.slot->lump.load(std::memory_order_relaxed) : own);
   return own > v ? own : v;
 }
+
+int64_t told_time() { return page->mode == kCharged ? std::max(charged(), page->now.load()) : now(); }
 
 // What a launch is stamped with: modelled work counts but is not slept off, so that launching stays cheap.
 int64_t device_now() {

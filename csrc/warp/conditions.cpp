@@ -34,6 +34,8 @@ static int wait(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadl
   return why == Woken::deadline ? ETIMEDOUT : 0;
 }
 
+static std::atomic<uint32_t> wait_for_python_now;  // threads of this process
+
 // Real time, at most 5 ms: the wait for Python's global lock.
 static int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t left) {
   constexpr int64_t kLongest = 5'000'000;
@@ -42,10 +44,12 @@ static int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, in
   timespec t = ts(left < 0 ? 0 : left > kLongest ? kLongest : left);
   uint32_t sequence = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
   __atomic_add_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
+  wait_for_python_now++;
   pthread_mutex_unlock(mutex);
   sys(SYS_futex, long(&c->sequence), FUTEX_WAIT, sequence, long(&t));
   __atomic_sub_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
   pthread_mutex_lock(mutex);
+  wait_for_python_now--;  // with the mutex: whoever sees it comes to the lock after this thread
   if (__atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE) == sequence) return ETIMEDOUT;
   wait_out(__atomic_load_n(&c->signalled_at, __ATOMIC_RELAXED));
   return 0;
@@ -128,6 +132,15 @@ EXPORT int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m, const t
 }
 EXPORT int pthread_cond_signal(pthread_cond_t* c) {
   return page ? wake(c, 1) : NEXT_CONDITION(pthread_cond_signal)(c);
+}
+
+// Modelled Python work lets go of the lock as the work itself would, but for less real time than a waiter takes to wake.
+EXPORT void revati_warp_let_python_waiter_in() {
+  constexpr int64_t kLongest = 200'000;  // ns of real time
+  uint32_t waiters = wait_for_python_now.load();
+  if (!page || !waiters || page->ns_per_tick <= 0) return;
+  uint64_t begin = __builtin_ia32_rdtsc(), longest = uint64_t(double(kLongest) / page->ns_per_tick);
+  while (wait_for_python_now.load() >= waiters && __builtin_ia32_rdtsc() - begin < longest) sys(SYS_sched_yield);
 }
 EXPORT int pthread_cond_broadcast(pthread_cond_t* c) {
   return page ? wake(c, INT_MAX) : NEXT_CONDITION(pthread_cond_broadcast)(c);

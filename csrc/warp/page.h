@@ -61,6 +61,7 @@ struct alignas(128) Slot {
   std::atomic<uint32_t> exiting;   // the thread's destructors have run; Run until the kernel has reaped it
   std::atomic<uint64_t> round;     // spinners: Page::activity when the last empty round began
   std::atomic<int64_t> base, cpu;  // charged: virtual time and thread CPU time at the last wake
+  std::atomic<int64_t> lump;       // charged: of `base`, modelled work that took no real time and is not published yet
   std::atomic<double> factor;      // charged: of the host, as it was then
   std::atomic<uint32_t> paused;    // charged: Revati's own work, not to be charged
   std::atomic<int64_t> born;       // virtual time of birth; with `key` the order of turns

@@ -116,6 +116,7 @@ bool leave_wait();                                    // true: the timekeeper fi
 inline bool fired() { return state_of(self.slot->word.load()) == kFired; }
 void sleep_on_slot();                                 // until fired, a signal handler ran, or spuriously
 int sleep_until(int64_t deadline, Call call);         // 0, or EINTR when a signal handler ran
+int sleep_alone(int64_t deadline, Call call);         // the same, whatever this thread's own time is
 enum class Woken { changed, deadline, timeout, signal };
 // `is_shared`: as its wakers say to publish_word_send(); `private_futex`: as they say to the kernel.
 Woken wait_on_word(uint32_t* word, uint32_t value, bool is_shared, bool private_futex, int64_t deadline, Call call);
@@ -141,6 +142,7 @@ void publish_word_send(const void* word, bool is_shared);
 void start_charging(int64_t base);
 void start_charging();                                // this thread begins a stretch of work at the clock's time
 int64_t own_time();                                   // what publish() would make known
+int64_t told_time();                                  // what now() says, and nobody else learns of it
 void wait_out(int64_t end);                           // charged: this thread has slept until then
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 

@@ -40,6 +40,7 @@ Slot* reserve_slot() {
     s->children = 0;
     s->base = s->born = page->now.load();
     s->cpu = 0;
+    s->lump = 0;
     s->key = self.slot ? mix(self.slot->key, ++self.slot->children) : 1;
     uint32_t high = page->high;
     while (high < uint32_t(i + 1) && !page->high.compare_exchange_weak(high, i + 1)) {}

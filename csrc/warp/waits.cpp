@@ -23,8 +23,12 @@ static void stopped_running() {
 
 void enter_wait(int64_t deadline, Kind kind, Call call) {
   Slot* s = own_slot();
-  publish();
-  self.wait_began = page->now.load();
+  if (page->mode == kCharged && kind == kSlotOnly) {
+    self.wait_began = own_time();
+  } else {
+    publish();
+    self.wait_began = page->now.load();
+  }
   s->deadline = deadline;
   s->kind = kind;
   s->call = call;
@@ -84,7 +88,7 @@ static int64_t ended_at(bool by_itself) {
     Delay delay = thread_delay();
     if (delay.turns > self.delay.turns) end = now_before(delay.ns - self.delay.ns);
   }
-  return std::clamp(end, self.wait_began, now);
+  return std::max(self.wait_began, std::min(end, now));
 }
 
 bool leave_wait() {
@@ -128,7 +132,10 @@ void give_way_to_program() {
 }
 
 int sleep_until(int64_t deadline, Call call) {
-  if (deadline <= now()) return 0;
+  return deadline <= told_time() ? 0 : sleep_alone(deadline, call);
+}
+
+int sleep_alone(int64_t deadline, Call call) {
   enter_wait(deadline, kSlotOnly, call);
   for (;;) {
     Slot* s = self.slot;

@@ -81,6 +81,39 @@ print(json.dumps({"took": time.monotonic() - t, "spent": sum(spent)}))""", "char
     assert v["took"] == pytest.approx(v["spent"], rel=0.05, abs=0.01)
 
 
+def test_modelled_work_is_no_news_to_others_before_they_get_there(virtual):
+    """It takes no real time: what another one does meanwhile must not seem to happen at its end."""
+    v = virtual(WORK + """
+r, w = os.pipe(); told, tell = os.pipe()
+if os.fork() == 0:
+    os.read(r, 1); burn(0.05); os.write(tell, b"%d" % now()); os._exit(0)
+begin = now(); os.write(w, b"x")
+charge(10**9)
+wait(now() + 1000)                          # only a wait until then: nobody learns of it
+os.write(w, b"x")                           # and here the child may, who has got as far
+print(json.dumps({"child": int(os.read(told, 20)) - begin, "own": now() - begin}))
+""", "charged").values()
+    assert 4e7 < v["child"] < 2e8
+    assert 1e9 <= v["own"] < 1.1e9
+
+
+def test_modelled_python_work_lets_waiters_have_the_lock(virtual):
+    """As the work itself would now and then; to let go for a moment is too short for a waiter to wake."""
+    v = virtual(WORK + """
+came = []
+def waiter(ready): ready.wait(); came.append(now())
+first = 0
+for _ in range(20):
+    ready = threading.Event(); thread = threading.Thread(target=waiter, args=(ready,)); thread.start()
+    time.sleep(0.001); came.clear()
+    ready.set(); burn(0.002)
+    warp.revati_warp_let_python_waiter_in()
+    first += bool(came); thread.join()
+print(json.dumps({"first": first}))
+""", "charged").values()
+    assert v["first"] > 10
+
+
 def test_the_host_factor_scales_charged_work(virtual):
     got = virtual(WORK + "burn(0.1)" + SAY, "charged", "--cpu-factor", "3").values()["took"]
     assert got == pytest.approx(0.3, abs=0.05)

@@ -338,9 +338,9 @@ void Waves::tick() {
       Slot& s = page_->slot[i];
       uint64_t w = s.word;
       if (state_of(w) != kRun || !s.tid || !s.cpu || s.paused) continue;
-      int64_t base = s.base, cpu = s.cpu, used = oracle_.cpu_ns(i, s.pid, s.tid);
+      int64_t base = s.base, lump = s.lump, cpu = s.cpu, used = oracle_.cpu_ns(i, s.pid, s.tid);
       if (used < cpu || s.word != w || s.paused || s.base != base || s.cpu != cpu) continue;  // not a pair any more
-      raise_now(page_, base + int64_t(double(used - cpu) * s.factor));
+      raise_now(page_, base - lump + int64_t(double(used - cpu) * s.factor));
     }
   }
   int64_t v = now();

@@ -24,13 +24,12 @@ _HISTORY = 31
 def repeats(what: str) -> bool:
     """Whether "layers" or "steps" that are equal are repeated in this run, by `REVATI_REPEAT`.
 
-    "1": both; "0": neither; "layers" or "steps": those alone; unset: layers, and in `free` steps too.
-    Where the host's time counts, a prefill behind repeated steps takes longer than one behind full ones.
-    ValueError for anything else.
+    "1": both; "0": neither; "layers" or "steps": those alone; unset: both, but no steps in `wall`, whose
+    repetitions would be slept off at once. ValueError for anything else.
     """
     asked = os.environ.get("REVATI_REPEAT")
     if asked is None:
-        return what == "layers" or os.environ.get("REVATI_CPU_TIME") == "free"
+        return what == "layers" or os.environ.get("REVATI_CPU_TIME") in ("free", "charged")
     if asked not in ("0", "1", "layers", "steps"):
         text = f"revati: REVATI_REPEAT={asked!r}, expected 0, 1, layers or steps; or unset it"
         refusal.note(text)

@@ -5,10 +5,10 @@ are one longer. What such a step launches is noted once and launched again witho
 values: lengths and positions move on, prices that depend on them are asked anew), at the host time that full
 steps have taken so far. The engine's own bookkeeping (requests, blocks, output) runs in every step.
 
-Where the host's CPU time counts, they are repeated only if that is asked for (`repeats`). A few steps in a
-row run in full now and then, to learn what they take. The first of them runs with caches that repeated
-steps have left cold, as they would not be if all ran in full. What it takes more is not counted, and is
-refunded to each full step behind a repeated one, prefills too.
+Where the host's CPU time counts, caches do too: repeated steps leave them cold, as they would not be if all
+steps ran in full. So the last steps before a request ends run in full, for a prefill may follow; and some
+in a row now and then, to learn what they take once caches are warm again. What a step right behind repeated
+ones takes more is refunded to each such step: a request may also come when nobody knew.
 
 Model runner V2, decode steps in full CUDA graphs only. What is not certain to be equal runs as it always did.
 """
@@ -16,6 +16,7 @@ Model runner V2, decode steps in full CUDA graphs only. What is not certain to b
 from __future__ import annotations
 
 import copy
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -31,8 +32,10 @@ from revati.engines.vllm.repeat_cost import host_ns, repeats
 
 _HISTORY = 31
 _ENOUGH = 8  # full steps that are known; until then all run in full
-_EVERY = 64  # steps of a kind,
-_IN_FULL = 3  # of which so many run in full
+_EVERY = 512  # steps of a kind,
+_IN_FULL = 16  # of which so many run in full
+_WARM = 8  # steps in full after which caches are as if all had run so
+_BEFORE_END = _WARM + 4  # the last steps of a request
 _KEY = "_revati_steps"
 _PARTS = 3
 
@@ -46,7 +49,9 @@ class Noted:
 
     req_ids: list[str]
     computed_tokens: int  # of all requests, before the step
-    after: str  # what the step before was: "full" (and like this one), "repeated", or "other"
+    left: int  # how often it may be repeated
+    in_full: int  # how many steps had run in full since one was repeated
+    follows_like: bool  # whether the one before was such a step, in full
     before_ns: int = 0  # the host's time for bringing the requests up to date
     parts: list[Any] = field(default_factory=lambda: [_C.Note(values=True) for _ in range(_PARTS)])
     begun: int = 0
@@ -92,7 +97,7 @@ class StepCost:
         return len(self.times_ns[0]) < _ENOUGH or self.steps % _EVERY < _IN_FULL
 
     def keep(self, noted: Noted) -> None:
-        """A full step that followed another one."""
+        """A full step that ran with warm caches."""
         for times, took_ns in zip(
             self.times_ns, (noted.before_ns, *(part.host_ns for part in noted.parts)), strict=True
         ):
@@ -114,8 +119,10 @@ class Steps:
         self._runner, self._new_output = runner, new_output
         self._suits: bool | None = None
         self._costs: defaultdict[Hashable, StepCost] = defaultdict(StepCost)  # of kinds of steps
+        self._ends: dict[str, int] = {}  # request -> its tokens, prompt and output, when it ends
         self._began_ns = 0
-        self._last = "other"  # what the last step was, as in `Noted.after`
+        self._in_full = 0  # steps since one was repeated
+        self._last_was_like = False  # whether the last step was a decode step in full
         self._cold_ns: deque[int] = deque(maxlen=_HISTORY)  # what full steps behind repeated ones took more
         self._noted: Noted | None = None
         self.noting: Noted | None = None
@@ -126,20 +133,23 @@ class Steps:
         """The step `scheduled`, up to where its tokens are sampled."""
         noted, self.noting = self._noted, None
         with _C.OwnWork():
+            self._note_ends(scheduled)
             decodes = not any(args) and not kwargs and _decodes_only(scheduled) and self._suitable()
             req_ids = list(scheduled.num_scheduled_tokens) if decodes else []
             computed = sum(scheduled.scheduled_cached_reqs.num_computed_tokens) if decodes else 0
             follows = decodes and noted is not None and self._follows(noted, scheduled, req_ids, computed)
+            if not follows and decodes:
+                left = self._may_repeat(scheduled.scheduled_cached_reqs)
+                self.noting = Noted(req_ids, computed, left, self._in_full, self._last_was_like)
         if noted is not None and follows:
-            self._last = "repeated"
+            self._in_full, self._last_was_like = 0, False
             return self._repeat_forward(noted, scheduled, computed)
         del noted
         self._noted = None  # and with it what a note keeps alive
-        after, self._last = self._last, "other"
-        if decodes:
-            self.noting = Noted(req_ids, computed, after)
-        if after == "repeated" and self._cold_ns:
+        if self._in_full == 0 and self._cold_ns:
             _C.refund_host_ns(max(0, median_low(self._cold_ns)))
+        self._in_full += 1
+        self._last_was_like = False
         self._began_ns = host_ns()
         try:
             result = usual(self._runner, scheduled, *args, **kwargs)
@@ -157,10 +167,29 @@ class Steps:
             self._suits = _suits(self._runner)
         return self._suits
 
+    def _note_ends(self, scheduled: Any) -> None:
+        for request in scheduled.scheduled_new_reqs:
+            if request.sampling_params is not None and request.prompt_token_ids is not None:
+                ends = len(request.prompt_token_ids) + (request.sampling_params.max_tokens or 0)
+                self._ends[request.req_id] = min(ends, self._runner.max_model_len)
+        for req_id in scheduled.finished_req_ids:
+            self._ends.pop(req_id, None)
+
+    def _may_repeat(self, requests: Any) -> int:
+        """How many steps, after the one in which these `requests` are, may be repetitions of it."""
+        if not _C.counts_cpu_time():
+            return sys.maxsize
+        steps_left = [
+            self._ends.get(req_id, 0) - computed - 2  # the last token is never computed
+            for req_id, computed in zip(requests.req_ids, requests.num_computed_tokens, strict=True)
+        ]
+        return min(steps_left) - _BEFORE_END
+
     def _follows(self, noted: Noted, scheduled: Any, req_ids: list[str], computed: int) -> bool:
         return (
             not scheduled.finished_req_ids
             and not scheduled.preempted_req_ids
+            and noted.left > 0
             and req_ids == noted.req_ids
             and computed == noted.computed_tokens + len(req_ids)
             and not self._costs[_kind(noted)].full_step_is_due()
@@ -168,6 +197,7 @@ class Steps:
 
     def _repeat_forward(self, noted: Noted, scheduled: Any, computed: int) -> None:
         noted.computed_tokens = computed
+        noted.left -= 1
         began_ns, missing_ns = host_ns(), 0
         with torch.inference_mode():
             if not _C.counts_cpu_time():
@@ -241,11 +271,11 @@ class Steps:
             return
         self._noted = noted
         cost = self._costs[_kind(noted)]
-        if noted.after == "full":
+        if noted.follows_like and noted.in_full >= _WARM:
             cost.keep(noted)
-        elif noted.after == "repeated" and cost.times_ns[0]:
+        elif noted.in_full == 0 and cost.times_ns[0]:
             self._cold_ns.append(cost.excess_ns(noted))
-        self._last = "full"
+        self._last_was_like = True
 
 
 def _kind(noted: Noted) -> int:
