@@ -11,8 +11,6 @@
 
 #include <sys/time.h>
 
-#include <algorithm>
-
 namespace revati::warp {
 
 static int64_t wall() {
@@ -78,7 +76,7 @@ static void realise_pending() {
 // end. So the others get as far first, each by its own work.
 static void let_others_catch_up() {
   constexpr int64_t kLeast = 20'000;  // ns, about what it costs to wait for them
-  if (self.slot->lump.load(std::memory_order_relaxed) < kLeast) return;
+  if (own_slot()->lump.load(std::memory_order_relaxed) < kLeast) return;
   int64_t until = charged();
   self.slot->lump = 0;
   while (page->now.load() < until && sleep_alone(until, kDevice) == EINTR) {}
@@ -89,7 +87,6 @@ void publish() {
   if (page->mode == kFreeTime) {
     raise_now(page, self.last_read);
   } else if (page->mode == kCharged) {
-    own_slot();
     let_others_catch_up();
     raise_now(page, charged());
   } else {
@@ -120,8 +117,6 @@ int64_t now() {
   raise_now(page, page->mode == kCharged ? own - self.slot->lump.load(std::memory_order_relaxed) : own);
   return own > v ? own : v;
 }
-
-int64_t told_time() { return page->mode == kCharged ? std::max(charged(), page->now.load()) : now(); }
 
 // What a launch is stamped with: modelled work counts but is not slept off, so that launching stays cheap.
 int64_t device_now() {

@@ -133,6 +133,9 @@ EXPORT int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m, const t
 EXPORT int pthread_cond_signal(pthread_cond_t* c) {
   return page ? wake(c, 1) : NEXT_CONDITION(pthread_cond_signal)(c);
 }
+EXPORT int pthread_cond_broadcast(pthread_cond_t* c) {
+  return page ? wake(c, INT_MAX) : NEXT_CONDITION(pthread_cond_broadcast)(c);
+}
 
 // Modelled Python work lets go of the lock as the work itself would, but for less real time than a waiter takes to wake.
 EXPORT void revati_warp_let_python_waiter_in() {
@@ -141,7 +144,4 @@ EXPORT void revati_warp_let_python_waiter_in() {
   if (!page || !waiters || page->ns_per_tick <= 0) return;
   uint64_t begin = __builtin_ia32_rdtsc(), longest = uint64_t(double(kLongest) / page->ns_per_tick);
   while (wait_for_python_now.load() >= waiters && __builtin_ia32_rdtsc() - begin < longest) sys(SYS_sched_yield);
-}
-EXPORT int pthread_cond_broadcast(pthread_cond_t* c) {
-  return page ? wake(c, INT_MAX) : NEXT_CONDITION(pthread_cond_broadcast)(c);
 }

@@ -133,7 +133,7 @@ struct Blocked {                                      // marks a plain blocking 
 
 // clocks.cpp
 int64_t now();                                        // virtual ns, this thread's own work included
-int64_t device_now();                                 // the same without realising modelled work
+int64_t device_now();                                 // the same; modelled work stays unrealised and unpublished
 int64_t base_of(clockid_t clock);                     // its value at virtual time 0; -1: stays real
 void publish();                                       // before anything another thread can see
 void publish_send();
@@ -142,7 +142,6 @@ void publish_word_send(const void* word, bool is_shared);
 void start_charging(int64_t base);
 void start_charging();                                // this thread begins a stretch of work at the clock's time
 int64_t own_time();                                   // what publish() would make known
-int64_t told_time();                                  // what now() says, and nobody else learns of it
 void wait_out(int64_t end);                           // charged: this thread has slept until then
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 

@@ -132,7 +132,8 @@ void give_way_to_program() {
 }
 
 int sleep_until(int64_t deadline, Call call) {
-  return deadline <= told_time() ? 0 : sleep_alone(deadline, call);
+  int64_t told = page->mode == kCharged ? device_now() : now();
+  return deadline <= told ? 0 : sleep_alone(deadline, call);
 }
 
 int sleep_alone(int64_t deadline, Call call) {
