@@ -64,6 +64,7 @@ def build_environment(
     folders) are kept.
     """
     env = dict(os.environ if base is None else base)
+    outer_run_dir = env.get("REVATI_RUN_DIR")
     env.update(
         REVATI_RUN_DIR=str(run_dir),
         REVATI_IDENTITY="cuda",
@@ -83,6 +84,9 @@ def build_environment(
     caches = user_cache(env) / "engines"  # what was tuned on a virtual GPU is not for a real one
     env.setdefault("VLLM_CACHE_ROOT", str(caches / "vllm"))
     env.setdefault("FLASHINFER_WORKSPACE_BASE", str(caches))
+    if env.get("VLLM_RPC_BASE_PATH") in (None, outer_run_dir):
+        fits = len(str(run_dir)) <= _SOCKET_FOLDER_CHARS
+        _set_or_drop(env, "VLLM_RPC_BASE_PATH", str(run_dir) if fits else None)
     # FlashInfer would ask CUDA while it is imported; vLLM could not fork its workers any more
     env.setdefault("FLASHINFER_CUDA_ARCH_LIST", "{}.{}".format(*load_spec(options.gpu).compute_capability))
     for name in _REAL_GPU_VARIABLES:
@@ -103,6 +107,8 @@ _ENGINE_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "TORCH_DISABLE_ADDR2LINE": "1",  # a C++ stack trace would take minutes
 }
+_SOCKET_FOLDER_CHARS = 107 - len("/12345678-1234-1234-1234-123456789012")
+"""What vLLM's names for its sockets leave of the longest path of a Unix socket (unix(7))."""
 _REAL_GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 

@@ -55,6 +55,18 @@ def test_engines_do_not_write_into_the_caches_of_real_gpus(tmp_path: Path) -> No
     assert own["VLLM_CACHE_ROOT"] == "/mine"
 
 
+def test_the_engines_sockets_are_private_to_the_run() -> None:
+    options = RunOptions("h100_sxm")
+    env = build_environment(options, Path("/dev/shm/revati-a"), {})
+    assert env["VLLM_RPC_BASE_PATH"] == "/dev/shm/revati-a"
+    inner = build_environment(options, Path("/dev/shm/revati-b"), env)
+    assert inner["VLLM_RPC_BASE_PATH"] == "/dev/shm/revati-b"
+    own = build_environment(options, Path("/dev/shm/revati-a"), {"VLLM_RPC_BASE_PATH": "/mine"})
+    assert own["VLLM_RPC_BASE_PATH"] == "/mine"
+    too_long = build_environment(options, Path("/" + "a" * 80), env)
+    assert "VLLM_RPC_BASE_PATH" not in too_long
+
+
 def test_leftovers_of_another_run_do_not_leak_in(tmp_path: Path) -> None:
     base = {"REVATI_TRACE": "/old", "REVATI_STRICT": "1", "CUDA_VISIBLE_DEVICES": "3"}
     env = build_environment(RunOptions("h100_sxm"), tmp_path, base)
