@@ -1,6 +1,7 @@
 """Does a busy machine change what an emulation says? One serving run, alone and beside CPU hogs.
 
-`python -m benchmarks.contention [--cpu-time free,charged] [--hogs 3] [--repeats N] [-- ARGUMENTS...]`: real
+`python -m benchmarks.contention [--cpu-time free,charged] [--hogs 3] [--hog-mib 64] [--repeats N]
+[-- ARGUMENTS...]`: real
 vLLM through `revati bench vllm`, whose further arguments may be given. Expected: identical metrics in `free`;
 medians over `repeats` within `--limit` in `charged`. Exit code 1 where that does not hold. Alone means an
 otherwise idle machine: the load average before each run is printed.
@@ -37,9 +38,11 @@ LIMITED = ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "output_throughput")
 
 
 @contextlib.contextmanager
-def cpu_hogs(count: int) -> Iterator[None]:
-    """Processes that compute without end."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+def cpu_hogs(count: int, memory_mib: int) -> Iterator[None]:
+    """Processes that compute without end, or write so much memory over and over."""
+    writes = f"import numpy\nhoard = numpy.ones({memory_mib} << 17)\nwhile True: hoard += 1"
+    program = writes if memory_mib else "while True: pass"
+    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(count)]
     try:
         yield
     finally:
@@ -48,9 +51,9 @@ def cpu_hogs(count: int) -> Iterator[None]:
             process.wait()
 
 
-def serve(cpu_time: str, hogs: int, load: Sequence[str]) -> dict[str, Any]:
+def serve(cpu_time: str, hogs: int, hog_mib: int, load: Sequence[str]) -> dict[str, Any]:
     """The metrics of one run of `revati bench vllm`, and `wall_s`, its whole wall time."""
-    with tempfile.TemporaryDirectory() as folder, cpu_hogs(hogs):
+    with tempfile.TemporaryDirectory() as folder, cpu_hogs(hogs, hog_mib):
         result = Path(folder) / "result.json"
         command = [sys.executable, "-m", "revati.cli.main", "bench", "vllm", "--cpu-time", cpu_time]
         load_average = os.getloadavg()[0]
@@ -68,10 +71,10 @@ def compare(cpu_time: str, arguments: argparse.Namespace) -> dict[str, Any]:
     sides: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": []}
     for _ in range(repeats):
         for side, hogs in (("alone", 0), ("beside", arguments.hogs)):
-            run = serve(cpu_time, hogs, arguments.load)
+            run = serve(cpu_time, hogs, arguments.hog_mib, arguments.load)
             print(f"{cpu_time}, {side}: {json.dumps(run)}", flush=True)
             sides[side].append(run)
-    row: dict[str, Any] = {"cpu_time": cpu_time, "hogs": arguments.hogs, "runs": sides}
+    row: dict[str, Any] = {"cpu_time": cpu_time, "hogs": arguments.hogs, "hog_mib": arguments.hog_mib, "runs": sides}
     for name in (*METRICS, "wall_s"):
         row[name] = {side: median(run[name] for run in runs) for side, runs in sides.items()}
     row["identical"] = all(row[name]["alone"] == row[name]["beside"] for name in METRICS)
@@ -99,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contention", description=__doc__)
     parser.add_argument("--cpu-time", default="free,charged")
     parser.add_argument("--hogs", type=int, default=3)
+    parser.add_argument("--hog-mib", type=int, default=0, help="memory that each hog writes over and over")
     parser.add_argument("--repeats", type=int, default=6, help="charged: runs of each side")
     parser.add_argument("--limit", type=float, default=0.02, help="charged: largest relative difference")
     parser.add_argument("--json", type=Path)

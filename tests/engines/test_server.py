@@ -28,7 +28,7 @@ def seen() -> dict[str, Any]:
     vllm = f"{sys.executable} -m vllm.entrypoints.cli.main"
     small = """--hf-overrides '{"num_hidden_layers": 2}' --max-model-len 4096 --max-num-seqs 8"""
     script = f"""
-      {vllm} serve {MODEL} --load-format dummy --port {port} --enable-sleep-mode {small} & server=$!
+      {vllm} serve {MODEL} --port {port} --enable-sleep-mode {small} & server=$!
       {sys.executable} -m tests.engines.programs.server_client localhost:{port} {MODEL}; code=$?
       kill $server; wait; exit $code"""
     line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", "--cpu-time", "free"]

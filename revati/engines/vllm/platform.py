@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.platforms.cuda import NvmlCudaPlatform
 
-from revati.engines.vllm import folding, patches
+from revati.engines.vllm import folding, patches, weights
 
 
 class VirtualCudaPlatform(NvmlCudaPlatform):
@@ -16,6 +16,7 @@ class VirtualCudaPlatform(NvmlCudaPlatform):
     def check_and_update_config(cls, vllm_config: Any) -> None:
         super().check_and_update_config(vllm_config)
         patches.apply()
+        weights.choose_load_format(vllm_config)
         if folding.enabled():
             folding.choose_executor(vllm_config.parallel_config)
 
