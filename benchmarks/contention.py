@@ -51,7 +51,7 @@ def cpu_hogs(count: int, memory_mib: int) -> Iterator[None]:
             process.wait()
 
 
-def serve(cpu_time: str, hogs: int, hog_mib: int, load: Sequence[str]) -> dict[str, Any]:
+def serve(cpu_time: str, hogs: int, load: Sequence[str], hog_mib: int = 0) -> dict[str, Any]:
     """The metrics of one run of `revati bench vllm`, and `wall_s`, its whole wall time."""
     with tempfile.TemporaryDirectory() as folder, cpu_hogs(hogs, hog_mib):
         result = Path(folder) / "result.json"
@@ -71,10 +71,15 @@ def compare(cpu_time: str, arguments: argparse.Namespace) -> dict[str, Any]:
     sides: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": []}
     for _ in range(repeats):
         for side, hogs in (("alone", 0), ("beside", arguments.hogs)):
-            run = serve(cpu_time, hogs, arguments.hog_mib, arguments.load)
+            run = serve(cpu_time, hogs, arguments.load, arguments.hog_mib)
             print(f"{cpu_time}, {side}: {json.dumps(run)}", flush=True)
             sides[side].append(run)
-    row: dict[str, Any] = {"cpu_time": cpu_time, "hogs": arguments.hogs, "hog_mib": arguments.hog_mib, "runs": sides}
+    row: dict[str, Any] = {
+        "cpu_time": cpu_time,
+        "hogs": arguments.hogs,
+        "hog_mib": arguments.hog_mib,
+        "runs": sides,
+    }
     for name in (*METRICS, "wall_s"):
         row[name] = {side: median(run[name] for run in runs) for side, runs in sides.items()}
     row["identical"] = all(row[name]["alone"] == row[name]["beside"] for name in METRICS)
