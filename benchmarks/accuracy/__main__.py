@@ -17,6 +17,7 @@ from benchmarks.accuracy.case import Case, CaseError, load_cases, select
 from benchmarks.accuracy.runner import Outcome, Variant, run_case, run_one_server
 from benchmarks.accuracy.table import case_table, markdown, replace_section, summary_table
 from revati.cli.errors import CliError
+from revati.report.summary import crowded
 
 
 def variants(names: str, cpu_factor: float | None) -> list[Variant]:
@@ -76,6 +77,8 @@ def run_all(
         outcomes += found
         for outcome in found:
             console.print(case_table(outcome))
+            if (words := crowded(outcome.block["wall"].get("host_pace"))) is not None:
+                console.print(f"[yellow]{words}[/]")
             earlier[outcome.case.id, variant.name] = outcome.as_json()
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(list(earlier.values()), indent=1) + "\n")

@@ -54,6 +54,13 @@ class WorldResult:
         return round(float(value), 4) if value and self.options.cpu_time == "charged" else None
 
     @property
+    def host_pace(self) -> float | None:
+        """This machine's mean pace in the run over its best; None unless the host factor followed it."""
+        mean, best = self.clock.get("cpu_factor"), self.clock.get("cpu_factor_most")
+        followed = self.options.cpu_time == "charged" and self.options.cpu_factor is None
+        return round(min(1.0, float(mean) / float(best)), 4) if followed and mean and best else None
+
+    @property
     def speed_up(self) -> float | None:
         """Virtual over wall time: how much faster than the real GPU the emulation ran."""
         return self.virtual_s / self.wall_s if self.virtual_s and self.wall_s > 0 else None

@@ -11,6 +11,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from revati.cli.world import WorldResult
 
+_CROWDED_BELOW = 0.75
+"""`python -m benchmarks.accuracy h100-qwen3-8b-v030-chat-c1` had 0.84 to 0.88 on a quiet machine, and 0.64 to
+0.70 in hours in which TTFT (p95) came out up to a tenth longer."""
+
 
 def versions() -> dict[str, str]:
     """Versions of what took part in a run, read from package metadata without importing anything."""
@@ -46,9 +50,20 @@ def run_block(result: WorldResult) -> dict[str, Any]:
         "wall": {
             "wall_time_s": result.wall_s,
             "speed_up": result.speed_up,
+            "host_pace": result.host_pace,
             "clock": result.clock,
         },
     }
+
+
+def crowded(host_pace: float | None) -> str | None:
+    """One line for a run whose machine was too busy for its host times to be trusted as usual, or None."""
+    if host_pace is None or host_pace >= _CROWDED_BELOW:
+        return None
+    return (
+        f"this machine was crowded: its pace was {host_pace:.0%} of its best in this run. Host times, and TTFT "
+        "with them, are less certain: run again on a quiet machine, or with --cpu-time free (docs/time.md)"
+    )
 
 
 def print_run_summary(result: WorldResult, console: Console) -> None:
@@ -61,6 +76,8 @@ def print_run_summary(result: WorldResult, console: Console) -> None:
         time_line += f", {result.speed_up:.2f}x"
     host = options.cpu_time if result.cpu_factor is None else f"{options.cpu_time} x {result.cpu_factor:.2f}"
     console.print(f"[bold]revati[/] {options.gpus} x {options.gpu}, cpu time {host}: {time_line}")
+    if (words := crowded(result.host_pace)) is not None:
+        console.print(f"[yellow]{words}[/]")
     if result.stuck:
         console.print("[red]ended early: every process waited, and none had a deadline (a deadlock)[/]")
     if result.ops.families:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from revati.bench.client import TIMES
 from revati.bench.engine_log import counters, read_engine, read_samples, request_parts_ms, root_cause
@@ -17,6 +20,7 @@ from revati.cli.environment import RunOptions
 from revati.cli.world import WorldResult
 from revati.report.html import render, windowed_percentiles
 from revati.report.ops import summarize_run_dir
+from revati.report.summary import print_run_summary, run_block
 
 _STATS = "Avg prompt throughput: 10.5 tokens/s, Avg generation throughput: 20.0 tokens/s, "
 LOG = (
@@ -183,3 +187,23 @@ def test_percentiles_by_window() -> None:
     assert len(centres) == 20
     assert series[50][0] == 1.0 and series[50][-1] == 3.0
     assert windowed_percentiles([], [], (50,)) == ([], {50: []})
+
+
+@pytest.mark.parametrize(
+    ("clock", "options", "pace"),
+    [
+        ({"cpu_factor": 0.6, "cpu_factor_most": 1.0}, {}, 0.6),
+        ({"cpu_factor": 0.9, "cpu_factor_most": 1.0}, {}, 0.9),
+        ({"cpu_factor": 0.6, "cpu_factor_most": 1.0}, {"cpu_factor": 0.6}, None),
+        ({"cpu_factor": 0.6, "cpu_factor_most": 1.0}, {"cpu_time": "free"}, None),
+        ({}, {}, None),
+    ],
+)
+def test_a_run_on_a_crowded_machine_says_so(
+    tmp_path: Path, clock: dict[str, float], options: dict[str, Any], pace: float | None
+) -> None:
+    world = WorldResult(0, 4.0, clock, summarize_run_dir(tmp_path), RunOptions("h100_sxm", **options))
+    said = io.StringIO()
+    print_run_summary(world, Console(file=said, width=200))
+    assert run_block(world)["wall"]["host_pace"] == pace
+    assert ("crowded: its pace was 60% of its best" in said.getvalue()) is (pace == 0.6)
