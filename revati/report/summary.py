@@ -61,8 +61,8 @@ def crowded(host_pace: float | None) -> str | None:
     if host_pace is None or host_pace >= _CROWDED_BELOW:
         return None
     return (
-        f"this machine was crowded: its pace was {host_pace:.0%} of its best in this run. Host times, and TTFT "
-        "with them, are less certain: run again on a quiet machine, or with --cpu-time free (docs/time.md)"
+        f"this machine was crowded: its pace was {host_pace:.0%} of its best in this run. Host times, and "
+        "TTFT with them, are less certain: run again on a quiet machine, or with --cpu-time free (docs/time.md)"
     )
 
 
