@@ -62,7 +62,7 @@ def crowded(host_pace: float | None) -> str | None:
         return None
     return (
         f"this machine was crowded: its pace was {host_pace:.0%} of its best in this run. Host times, and "
-        "TTFT with them, are less certain: run again on a quiet machine, or with --cpu-time free (docs/time.md)"
+        "TTFT with them, are less certain: repeat on a quiet machine, or with --cpu-time free (docs/time.md)"
     )
 
 
