@@ -101,6 +101,7 @@ _ENGINE_DEFAULTS = {
     "HUMMING_DISABLE_PARALLEL_BUILD": "1",  # humming, on import, starts two builds that need the CUDA toolkit
     "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER": "0",  # FlashInfer compiles it with nvcc; DeepGEMM's stands for it
     "VLLM_DISABLE_COMPILE_CACHE": "1",  # nothing is generated that could be kept
+    "VLLM_ENABLE_CUDAGRAPH_GC": "1",  # a captured graph holds nothing that a collection could take away
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_AOT_COMPILE": "0",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer compiles its sampler with nvcc when it first samples
