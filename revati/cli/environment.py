@@ -105,7 +105,7 @@ _ENGINE_DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_AOT_COMPILE": "0",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer compiles its sampler with nvcc when it first samples
-    "VLLM_WORKER_MULTIPROC_METHOD": "fork",  # `vllm serve` would spawn processes, which import all of it again
+    "VLLM_WORKER_MULTIPROC_METHOD": "fork",  # spawned, each would import everything again
     "DO_NOT_TRACK": "1",
     "TORCH_DISABLE_ADDR2LINE": "1",  # a C++ stack trace would take minutes
 }

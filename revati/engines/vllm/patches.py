@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 _applied = False
 
 
@@ -11,6 +14,8 @@ def apply() -> None:
     if _applied:
         return
     _applied = True
+    # A dozen full collections of an engine's start need not look at what its parent imported.
+    os.register_at_fork(after_in_child=gc.freeze)
     from vllm.utils import system_utils
 
     from revati import _C

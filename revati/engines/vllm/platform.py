@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from vllm.platforms.cuda import NvmlCudaPlatform
@@ -16,7 +15,6 @@ class VirtualCudaPlatform(NvmlCudaPlatform):
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
         super().check_and_update_config(vllm_config)
-        gc.freeze()  # what was imported stays: the dozen full collections of vLLM's start need not look at it
         patches.apply()
         weights.choose_load_format(vllm_config)
         if folding.enabled():
