@@ -12,6 +12,7 @@ thread_local std::vector<int64_t> current_stream;  // per device
 thread_local Sequence* recording_into = nullptr;
 thread_local Sequence* noting_into = nullptr;
 constexpr int64_t kQueryCost_ns = 1000;            // cudaEventQuery; also what ends a polling loop in `free` mode
+constexpr size_t kFewTerms = 4;                    // what a tail may carry of other streams' collectives before they are looked up
 
 /// Whether the capture's own stream has waited for the last work of every other stream.
 bool joined(const Graph& g) {
@@ -255,6 +256,8 @@ void Timeline::block(const Event& e, int device, int64_t stream) {
   }
   if (s.graph) return;  // work outside the capture is complete by the time a replay can be launched
   s.tail.at_least(e.when);
+  // A stream that only waits for others' collectives posts none, which is where terms are resolved otherwise.
+  if (rendezvous_ && s.tail.terms.size() > kFewTerms) rendezvous_->resolve(s.tail, false);
 }
 
 bool Timeline::query(Event& e) {
