@@ -1,10 +1,9 @@
 """Does a busy machine change what an emulation says? One serving run, alone and beside CPU hogs.
 
 `python -m benchmarks.contention [--cpu-time free,charged] [--hogs 3] [--hog-mib 64] [--repeats N]
-[-- ARGUMENTS...]`: real
-vLLM through `revati bench vllm`, whose further arguments may be given. Expected: identical metrics in `free`;
-medians over `repeats` within `--limit` in `charged`. Exit code 1 where that does not hold. Alone means an
-otherwise idle machine: the load average before each run is printed.
+[-- ARGUMENTS...]`: real vLLM through `revati bench vllm`, whose further arguments may be given. Expected:
+identical metrics in `free`; medians over `repeats` within `--limit` in `charged`. Exit code 1 where that does
+not hold. Alone means an otherwise idle machine: the load average before each run is printed.
 """
 
 from __future__ import annotations
@@ -112,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=0.02, help="charged: largest relative difference")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(given[:at])
+    if arguments.hog_mib < 0:
+        parser.error(f"--hog-mib must be 0 or more, got {arguments.hog_mib}")
     arguments.load = [*LOAD, *given[at + 1 :]]
     rows = [compare(cpu_time, arguments) for cpu_time in arguments.cpu_time.split(",")]
     Console(highlight=False).print(table_of(rows))
