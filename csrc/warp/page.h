@@ -107,7 +107,7 @@ struct Page {
   alignas(128) std::atomic<uint32_t> kick;    // futex word the timekeeper sleeps on
   std::atomic<uint32_t> asleep;               // the timekeeper does
   std::atomic<int32_t> processor;             // on which it runs
-  alignas(128) std::atomic<uint64_t> activity;  // grows whenever a wait that is not a spinner's ends
+  alignas(128) std::atomic<uint64_t> activity;  // grows whenever a wait that is not a spinner's begins or ends, and with deaths
   std::atomic<uint64_t> sends;                  // grows with every operation that may wake somebody
   std::atomic<uint64_t> signals;                // of these, signals: they end waits of every kind
   std::atomic<uint32_t> word_sends[kWordGroups];  // of these, wake-ups on the words of a group

@@ -34,6 +34,7 @@ void enter_wait(int64_t deadline, Kind kind, Call call) {
   s->call = call;
   s->processor = own_processor();
   if (kind == kSpin) s->round = self.spin.round;
+  else page->activity++;  // its plain stores are for spinners to see
   s->word.store(pack(generation_of(s->word.load(std::memory_order_relaxed)) + 1, kWait));
   stopped_running();
   // Last: what the thread waits for a processor before it sleeps must not count.

@@ -173,3 +173,28 @@ def test_a_handler_before_fork_may_wait_for_a_thread(virtual):
         print(json.dumps({"took": time.monotonic() - t}))
     """)
     assert run.values()["took"] == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["charged", "free --parallel"])
+@pytest.mark.parametrize("then", ["time.sleep(10)", "os._exit(0)"], ids=["sleeps", "ends"])
+def test_a_spinner_sees_what_another_wrote_before_it_waited(virtual, mode, then):
+    """Gloo's buffers wait so for its own thread: found late, each would cost what the next deadline is away."""
+    v = virtual(
+        f"""
+import mmap, os, threading, time
+word = mmap.mmap(-1, 1)
+if os.fork() == 0:
+    begin = time.thread_time()
+    while time.thread_time() - begin < 0.05: pass
+    word[0] = 1
+    {then}
+    os._exit(0)
+threading.Thread(target=time.sleep, args=(10,), daemon=True).start()
+begin = time.monotonic()
+while not word[0]: os.sched_yield()
+print(time.monotonic() - begin)
+os._exit(0)
+""",
+        *mode.split(),
+    )
+    assert float(v.out) < 1

@@ -239,6 +239,7 @@ void Remote::wait_until(Peer& p, int64_t deadline) {
   uint64_t w = s.word;
   if (state_of(w) != kRun) return refuse(p, kBadState, "WAIT while waiting");
   s.deadline = deadline;
+  page_->activity++;
   s.word = pack(generation_of(w) + 1, kWait);
   page_->running--;
   poke_timekeeper();

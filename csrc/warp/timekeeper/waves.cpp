@@ -31,6 +31,7 @@ void Waves::bury(int i) {
   if (log_) log_->thread("gone", page_->now, s);
   s.tid = s.by = s.pid = 0;
   if (s.word.compare_exchange_strong(w, pack(generation_of(w) + 1, kFree)) && runs(state_of(w))) page_->running--;
+  page_->activity++;
   oracle_.forget(i);
   proved_signals_ = ~0ull;  // its parent gets a signal
   counters.deaths++;
