@@ -146,7 +146,7 @@ VirtualBackend::WorkPtr VirtualBackend::start(Communicator& through, Call call, 
     }
     int64_t lane = own_stream(device, ++b.lanes);
     timeline.block(b.begin, device, lane);
-    b.launched.emplace_back(&through, through.launch(std::move(call), device, lane));
+    b.launched.emplace_back(&through, through.launch(std::move(call), device, lane, false));
     work->record(lane);
     return work;
   }
@@ -157,7 +157,7 @@ VirtualBackend::WorkPtr VirtualBackend::start(Communicator& through, Call call, 
     timeline.record(before, device, current);
     timeline.block(before, device, stream);
   }
-  auto launched = through.launch(std::move(call), device, stream);
+  auto launched = through.launch(std::move(call), device, stream, true);
   work->record(stream);
   through.finish(launched);
   return work;

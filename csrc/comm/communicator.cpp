@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -80,7 +81,83 @@ void forget(at::Tensor& t) {
   if (on_device(t)) forget_values(t);
 }
 
+/// Writes `outputs` from what the ranks contributed; where nobody knows the values, makes them phantom.
+void write(const std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)>& combine,
+           const std::vector<Contribution>& all, std::vector<at::Tensor>& outputs, bool live) {
+  std::vector<at::Tensor> views;
+  for (auto& t : outputs) {
+    live = live && (!on_device(t) || make_live(t));
+    if (live) views.push_back(on_device(t) ? host_view(t) : t);
+  }
+  if (live) {
+    try {
+      combine(all, views);
+      return;
+    } catch (const c10::Error&) {  // no CPU arithmetic for this dtype: then nobody can know the values
+    }
+  }
+  for (auto& t : outputs) forget(t);
+}
+
+// Bounds what a sender keeps for a receiver that does not look.
+constexpr size_t kReceipts = 64, kReceiptBytes = 64 << 10;
+static_assert(kReceipts * kReceiptBytes + kPayloadMax <= kPayloadRing);
+
 }  // namespace
+
+/// What one rank will have received into one tensor. Does not keep the tensor's memory.
+class Receipt : public Incoming {
+ public:
+  Receipt(uint32_t group, uint64_t sequence, int size, Call call)
+      : group_(group), sequence_(sequence), root_(call.root), size_(size), combine_(std::move(call.combine)),
+        storage_(call.outputs[0].storage().getWeakStorageImpl()), keys_(call.outputs[0].key_set()), dtype_(call.outputs[0].dtype()),
+        sizes_(call.outputs[0].sizes().vec()), strides_(call.outputs[0].strides().vec()), offset_(call.outputs[0].storage_offset()) {}
+
+  bool here() override { return over_.load() || World::get().has_posted(group_, sequence_, root_); }
+  bool over() const { return over_.load(); }
+
+  void arrive() override {
+    c10::Storage storage(storage_.lock());  // outlives the lock: its end calls drop()
+    std::lock_guard lock(mutex_);
+    if (over_ || !storage) return;
+    std::vector<Contribution> all(static_cast<size_t>(size_));
+    all[size_t(root_)] = World::get().contribution(group_, sequence_, root_);
+    auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), keys_, dtype_);
+    tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes_, strides_, offset_);
+    std::vector<at::Tensor> outputs{tensor};
+    write(combine_, all, outputs, all[size_t(root_)].data != nullptr);
+    end();
+  }
+
+  void drop() override {
+    std::lock_guard lock(mutex_);
+    if (!over_) end();
+  }
+
+  /// The values arrive now.
+  void collect() {
+    c10::Storage storage(storage_.lock());
+    if (storage) block_of(storage.data_ptr());
+  }
+
+ private:
+  void end() {
+    over_ = true;
+    World::get().read(group_, sequence_);
+  }
+
+  uint32_t group_;
+  uint64_t sequence_;
+  int root_, size_;
+  std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)> combine_;
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage_;
+  c10::DispatchKeySet keys_;
+  caffe2::TypeMeta dtype_;
+  std::vector<int64_t> sizes_, strides_;
+  int64_t offset_;
+  std::mutex mutex_;
+  std::atomic<bool> over_{false};
+};
 
 const char* name_of(Reduce op) {
   static const char* names[] = {"sum", "avg", "product", "min", "max", "band", "bor", "bxor"};
@@ -121,16 +198,33 @@ Communicator& Communicator::channel(int peer, bool sending) {
   return *c;
 }
 
-Communicator::Launched Communicator::launch(Call call, int device, int64_t stream) {
+// Values that are there are read, so that their sender has room; with too many that are not, the oldest are waited for.
+void Communicator::collect_receipts() {
+  std::deque<std::shared_ptr<Receipt>> waiting;
+  {
+    std::lock_guard lock(mutex_);
+    waiting = receipts_;
+  }
+  size_t left = waiting.size();
+  for (auto& r : waiting) {
+    if (left >= kReceipts || r->here()) r->collect();
+    if (r->over()) left--;
+  }
+  std::lock_guard lock(mutex_);
+  std::erase_if(receipts_, [](auto& r) { return r->over(); });
+}
+
+Communicator::Launched Communicator::launch(Call call, int device, int64_t stream, bool may_read_later) {
   static const auto& names = *new std::vector<std::string>{"tensor", "world_size", "reduce_op", "implementation"};
   Timeline& timeline = Timeline::get();
+  if (!receipts_.empty()) collect_receipts();
   {
     std::lock_guard lock(mutex_);
     if (device >= int(charged_.size())) charged_.resize(size_t(device) + 1);
     if (!charged_[size_t(device)] && outside_bytes_ && size_ > 1) Memory::get().outside(device, outside_bytes_);
     charged_[size_t(device)] = true;
   }
-  Launched l{std::move(call), device, false, timeline.capturing(device, stream), 0, {}};
+  Launched l{std::move(call), device, false, timeline.capturing(device, stream), false, 0, {}};
   Call& c = l.call;
   if (!c.priced.defined()) c.priced = sized_like(c.inputs.empty() ? c.outputs : c.inputs);
   std::shared_ptr<OpStats> stats;
@@ -143,6 +237,9 @@ Communicator::Launched Communicator::launch(Call call, int device, int64_t strea
     a.values = l.packed.data();
     a.bytes = l.packed.size();
   }
+  bool receives = c.from == Call::kRoot && c.root != rank_ && !folded();
+  a.reads_later = may_read_later && receives && !l.in_capture && c.outputs.size() == 1 && on_device(c.outputs[0]) &&
+                  c.outputs[0].nbytes() <= kReceiptBytes && block_of(c.outputs[0].storage().data_ptr());
   World::carry(&a);
   try {
     timeline.collective(device, stream, group_, stats, ns);
@@ -151,7 +248,8 @@ Communicator::Launched Communicator::launch(Call call, int device, int64_t strea
     throw;
   }
   World::carry(nullptr);
-  l.exchanged = a.posted && (a.values || (c.from == Call::kRoot && c.root != rank_ && !folded()));
+  l.exchanged = a.posted && (a.values || receives);
+  l.reads_later = a.posted && a.reads_later;
   l.sequence = a.sequence;
   return l;
 }
@@ -159,6 +257,15 @@ Communicator::Launched Communicator::launch(Call call, int device, int64_t strea
 void Communicator::finish(Launched& l) {
   Call& c = l.call;
   if (c.from == Call::kNobody || c.outputs.empty()) return;
+  if (l.reads_later) {
+    Block* block = block_of(c.outputs[0].storage().data_ptr());
+    auto receipt = std::make_shared<Receipt>(group_, l.sequence, size_, std::move(c));
+    expect(block, receipt);
+    if (receipt->here()) return receipt->collect();
+    std::lock_guard lock(mutex_);
+    receipts_.push_back(std::move(receipt));
+    return;
+  }
   bool live = l.exchanged && bytes_of(c.outputs) <= kPayloadMax * size_t(size_);
   if (c.from == Call::kRoot && bytes_of(c.outputs) > kPayloadMax) live = false;
   std::vector<Contribution> all(static_cast<size_t>(size_));
@@ -167,19 +274,7 @@ void Communicator::finish(Launched& l) {
     all[size_t(r)] = World::get().contribution(group_, l.sequence, folded() ? 0 : r);
     live = all[size_t(r)].data != nullptr;
   }
-  std::vector<at::Tensor> views;
-  for (auto& t : c.outputs) {
-    live = live && (!on_device(t) || make_live(t));
-    if (live) views.push_back(on_device(t) ? host_view(t) : t);
-  }
-  if (live) {
-    try {
-      c.combine(all, views);
-      return;
-    } catch (const c10::Error&) {  // no CPU arithmetic for this dtype: then nobody can know the values
-    }
-  }
-  for (auto& t : c.outputs) forget(t);
+  write(c.combine, all, c.outputs, live);
 }
 
 Call Communicator::all_reduce(std::vector<at::Tensor> in, std::vector<at::Tensor> out, Reduce op) const {

@@ -1,10 +1,12 @@
 // One rank's membership of one group: prices a collective, puts it on a stream, and moves values that are live.
 //
 // Nothing here blocks the host at a launch, with one exception: an operation whose outputs may be live (small, and
-// all that goes in is live) waits until the other ranks have launched it too, because their values are needed.
+// all that goes in is live) waits until the other ranks have launched it too, because their values are needed. What one
+// rank sends to others need not be there yet if it is small: it arrives when its receiver looks (device/incoming.h).
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -39,6 +41,8 @@ struct Call {
   std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)> combine;
 };
 
+class Receipt;
+
 class Communicator {
  public:
   /// Joins the group `name`; `outside_bytes` of device memory are taken at the first launch, as NCCL's buffers are.
@@ -53,16 +57,17 @@ class Communicator {
   struct Launched {
     Call call;
     int device = 0;
-    bool exchanged = false, in_capture = false;
+    bool exchanged = false, in_capture = false, reads_later = false;
     uint64_t sequence = 0;
     std::vector<char> packed;
   };
-  /// Puts the collective on `stream`. The outputs are not written yet.
-  Launched launch(Call call, int device, int64_t stream);
-  /// Writes the outputs, or marks them phantom.
+  /// Puts the collective on `stream`. The outputs are not written yet. `may_read_later`: finish() follows before the next
+  /// launch.
+  Launched launch(Call call, int device, int64_t stream, bool may_read_later);
+  /// Writes the outputs, or marks them phantom; where it is too early for either, they are written when somebody looks.
   void finish(Launched& l);
   void run(Call call, int device, int64_t stream) {
-    Launched l = launch(std::move(call), device, stream);
+    Launched l = launch(std::move(call), device, stream, true);
     finish(l);
   }
 
@@ -80,6 +85,8 @@ class Communicator {
   static Call recv(at::Tensor t);  // through channel(peer, false)
 
  private:
+  void collect_receipts();
+
   std::string name_;
   int rank_, size_;
   int64_t outside_bytes_;
@@ -87,6 +94,7 @@ class Communicator {
   std::mutex mutex_;
   std::map<std::pair<int, bool>, std::unique_ptr<Communicator>> channels_;
   std::vector<bool> charged_;
+  std::deque<std::shared_ptr<Receipt>> receipts_;  // of values that nobody has looked at yet
 };
 
 /// `t` cut into `parts` equal pieces along its flattened memory.

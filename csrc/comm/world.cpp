@@ -48,6 +48,12 @@ struct alignas(128) Member {
   std::atomic<uint32_t> waiters;
   std::atomic<uint64_t> posts;
   std::atomic<int> pid;
+  std::atomic<uint64_t> unread;  // sequence + 1 of the oldest values that it reads later; 0: none
+
+  bool has_read(uint64_t before) const {
+    uint64_t oldest = unread.load();
+    return !oldest || oldest > before;
+  }
 };
 
 struct Slot {
@@ -157,12 +163,17 @@ uint32_t World::join(const std::string& name, int rank, int size) {
 
 void World::carry(Arrival* a) { carried = a; }
 
+// A rank has read what came with n once it has posted n + 1, or later if it said so.
+void World::await_readers(Local& l, uint64_t sequence) {
+  for (int r = 0; r < int(l.region->size); r++)
+    if (r != l.rank) await(l.group, l.region, r, sequence + 2, true, sequence + 1);
+}
+
 uint64_t World::store_payload(Local& l, uint64_t sequence, const Arrival& a) {
   uint64_t at = l.head % kPayloadRing;
   if (at + a.bytes > kPayloadRing) l.head += kPayloadRing - at;  // values lie in one piece
   while (l.head + a.bytes + 64 > l.freed && !l.live.empty()) {
-    // A rank has read what came with n once it has posted n + 1.
-    for (int r = 0; r < int(l.region->size); r++) await(l.group, l.region, r, l.live.front().sequence + 2, true);
+    await_readers(l, l.live.front().sequence);
     l.freed = l.live.front().end + kPayloadRing;
     l.live.pop_front();
   }
@@ -183,8 +194,7 @@ When World::post(uint32_t group, const When& ready, int64_t duration_ns) {
   uint64_t sequence = me.posts.load(std::memory_order_relaxed);
   if (sequence >= kSlots) {  // the slot is free once its collective is done and its values are read
     done(group, sequence - kSlots, true, 0);
-    for (int r = 0; r < int(g->size); r++)
-      if (r != l.rank) await(group, g, r, sequence - kSlots + 2, true);
+    await_readers(l, sequence - kSlots);
   }
   When w = ready;
   if (w.terms.size() > kTerms) resolve(w, true);
@@ -198,6 +208,11 @@ When World::post(uint32_t group, const When& ready, int64_t duration_ns) {
   for (size_t k = 0; k < w.terms.size(); k++)
     s.terms[k] = {w.terms[k].collective.group, w.terms[k].collective.sequence, w.terms[k].offset_ns};
   std::strncpy(s.call, a.call, sizeof s.call - 1);
+  if (a.reads_later) {
+    std::lock_guard reading(l.unread_mutex);
+    l.unread.insert(sequence);
+    me.unread.store(*l.unread.begin() + 1);
+  }
   s.tag.store(sequence + 1, std::memory_order_release);
   me.posts.store(sequence + 1);
   __atomic_fetch_add(&me.word, 1, __ATOMIC_SEQ_CST);
@@ -212,9 +227,9 @@ When World::post(uint32_t group, const When& ready, int64_t duration_ns) {
 
 // ---- waiting
 
-bool World::await(uint32_t group, Region* g, int rank, uint64_t posts, bool wait) {
+bool World::await(uint32_t group, Region* g, int rank, uint64_t posts, bool wait, uint64_t read) {
   Member& m = g->members()[rank];
-  if (m.posts.load() >= posts) return true;
+  if (m.posts.load() >= posts && m.has_read(read)) return true;
   struct Waiting {
     Member& m;
     explicit Waiting(Member& x) : m(x) { m.waiters++; }
@@ -222,7 +237,7 @@ bool World::await(uint32_t group, Region* g, int rank, uint64_t posts, bool wait
   } waiting(m);
   for (;;) {
     uint32_t word = __atomic_load_n(&m.word, __ATOMIC_SEQ_CST);
-    if (m.posts.load() >= posts) return true;
+    if (m.posts.load() >= posts && m.has_read(read)) return true;
     if (int pid = m.pid.load()) watch(pid);
     TORCH_CHECK(!(word & kGone), "revati: rank ", rank, " of ", g->size, " (process ", m.pid.load(), ", group ", group,
                 ") died before collective #", posts - 1, "; the other ranks cannot go on");
@@ -283,6 +298,22 @@ Contribution World::contribution(uint32_t group, uint64_t sequence, int rank) {
   Slot& s = g->slot(sequence, rank);
   if (!s.live) return {};
   return {g->payload(rank) + s.payload, s.payload_bytes};
+}
+
+bool World::has_posted(uint32_t group, uint64_t sequence, int rank) {
+  return region(group)->members()[rank].posts.load() > sequence;
+}
+
+void World::read(uint32_t group, uint64_t sequence) {
+  Local& l = local(group);
+  Member& me = l.region->members()[l.rank];
+  {
+    std::lock_guard reading(l.unread_mutex);
+    l.unread.erase(sequence);
+    me.unread.store(l.unread.empty() ? 0 : *l.unread.begin() + 1);
+  }
+  __atomic_fetch_add(&me.word, 1, __ATOMIC_SEQ_CST);
+  if (me.waiters.load()) wake_word(&me.word);
 }
 
 // ---- deaths

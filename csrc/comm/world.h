@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct Arrival {
   const char* call = "graph replay";
   const void* values = nullptr;  // null: phantom
   uint64_t bytes = 0;
+  bool reads_later = false;      // this rank will call read() for what the others contribute
   bool posted = false;           // set by post(), with the sequence number that it got
   uint64_t sequence = 0;
 };
@@ -60,8 +62,11 @@ class World : public Rendezvous {
 
   /// Sets what the next post of this thread carries; null: nothing.
   static void carry(Arrival* a);
-  /// Waits until `rank` has posted `sequence` and returns what it carried. Valid until this rank's next post in `group`.
+  /// Waits until `rank` has posted `sequence` and returns what it carried. Valid until this rank's next post in `group`,
+  /// and after that until read() where it said that it reads later.
   Contribution contribution(uint32_t group, uint64_t sequence, int rank);
+  bool has_posted(uint32_t group, uint64_t sequence, int rank);
+  void read(uint32_t group, uint64_t sequence);
 
  private:
   struct Local {
@@ -74,12 +79,15 @@ class World : public Rendezvous {
     };
     std::deque<Live> live;      // payloads that another rank may still read
     uint64_t head = 0, freed = 0;
+    std::mutex unread_mutex;
+    std::set<uint64_t> unread;  // sequence numbers whose values this rank reads later
   };
 
   Region* region(uint32_t group);
   Local& local(uint32_t group);
   std::optional<int64_t> done(uint32_t group, uint64_t sequence, bool wait, int depth);
-  bool await(uint32_t group, Region* g, int rank, uint64_t posts, bool wait);
+  bool await(uint32_t group, Region* g, int rank, uint64_t posts, bool wait, uint64_t read = 0);
+  void await_readers(Local& l, uint64_t sequence);
   uint64_t store_payload(Local& l, uint64_t sequence, const Arrival& a);
   void watch(int pid);
   void watcher();

@@ -149,6 +149,7 @@ Block* Memory::allocate(int device, size_t bytes) {
 }
 
 void Memory::release(Block* b) {
+  if (b->awaits.load(std::memory_order_acquire)) drop_incoming(b);
   Device& d = at(b->device);
   std::lock_guard lock(d.mutex);
   Pool& p = *b->pool;
@@ -292,7 +293,9 @@ c10::MempoolId_t Memory::new_pool_id(bool user) {
 void delete_block(void* block) { Memory::get().release(static_cast<Block*>(block)); }
 
 Block* block_of(const c10::DataPtr& p) {
-  return p.get_deleter() == &delete_block ? static_cast<Block*>(p.get_context()) : nullptr;
+  Block* b = p.get_deleter() == &delete_block ? static_cast<Block*>(p.get_context()) : nullptr;
+  if (b && b->awaits.load(std::memory_order_acquire)) settle(b);
+  return b;
 }
 
 }  // namespace revati

@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "device/incoming.h"
+
 namespace revati {
 
 struct Block;
@@ -35,6 +37,8 @@ struct Block {
   std::atomic<bool> phantom{false};
   /// Holds integers that the value policy chose, or what follows from them: not what a GPU would have computed.
   std::atomic<bool> invented{false};
+  std::atomic<bool> awaits{false};  // `incoming` is not empty
+  std::vector<std::shared_ptr<Incoming>> incoming;
   FreeBlocks::node_type node;  // of the set it was taken from, to go back without an allocation
 };
 
@@ -97,7 +101,7 @@ class Memory {
   std::atomic<uint64_t> next_pool_{1};
 };
 
-/// The block behind a device storage, or nullptr for memory that is not ours.
+/// The block behind a device storage, or nullptr for memory that is not ours. Values on their way into it arrive first.
 Block* block_of(const c10::DataPtr& p);
 void delete_block(void* block);
 

@@ -182,10 +182,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   }, py::arg("name"), py::arg("arg_names"), py::kw_only(), py::arg("device"));
 
   m.def("now_ns", &HostClock::now_ns);
-  HostClock::set_around_sleep([](void (*sleep)()) {
-    if (!PyGILState_Check()) return sleep();
+  HostClock::set_without_python([](void (*wait)()) {
+    if (!PyGILState_Check()) return wait();
     py::gil_scoped_release nogil;
-    sleep();
+    wait();
   });
   m.def("charge_ns", [](int64_t ns) {
     HostClock::charge_ns(ns);

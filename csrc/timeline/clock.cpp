@@ -68,7 +68,7 @@ constexpr int64_t kLump_ns = 100000;
 thread_local int64_t lead_ns = 0;
 thread_local int lumps = 0;  // alive
 
-void (*around_sleep)(void (*)()) = [](void (*sleep)()) { sleep(); };
+void (*around_wait)(void (*)()) = [](void (*wait)()) { wait(); };
 
 }  // namespace
 
@@ -106,10 +106,12 @@ void HostClock::refund_ns(int64_t ns) {
 // The shim could sleep by itself at the next clock read or send, but then often with Python's lock held: other threads
 // of the process would miss their turns, and how many of them would be a matter of real time.
 void HostClock::settle() {
-  if (lead_ns >= kLump_ns && !lumps && shim().on && shim().sleeps_off_charges()) around_sleep([] { wait_until_ns(0); });
+  if (lead_ns >= kLump_ns && !lumps && shim().on && shim().sleeps_off_charges()) without_python([] { wait_until_ns(0); });
 }
 
-void HostClock::set_around_sleep(void (*around)(void (*sleep)())) { around_sleep = around; }
+void HostClock::without_python(void (*wait)()) { around_wait(wait); }
+
+void HostClock::set_without_python(void (*around)(void (*wait)())) { around_wait = around; }
 
 void let_python_waiter_in() {
   if (HostClock::counts_cpu_time()) shim().let_python_waiter_in();

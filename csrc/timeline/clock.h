@@ -20,8 +20,10 @@ struct HostClock {
   /// Where modelled work takes time only by sleeping (`free`, `wall`): sleeps off what charge_ns() has gathered, once it is
   /// worth a jump of the clock. Call it after charge_ns(), without any lock.
   static void settle();
-  /// How settle() sleeps: `around(sleep)` must call `sleep`. Python's room lets go of the interpreter's lock around it.
-  static void set_around_sleep(void (*around)(void (*sleep)()));
+  /// Calls `wait`, which may take long, without Python's lock.
+  static void without_python(void (*wait)());
+  /// How that is done: `around(wait)` must call `wait`. Python's room sets it.
+  static void set_without_python(void (*around)(void (*wait)()));
   /// True when the process lives in the virtual time of `revati run`.
   static bool shared();
   /// True where the host's own CPU time moves that clock (`charged`).

@@ -178,7 +178,7 @@ def test_a_handler_before_fork_may_wait_for_a_thread(virtual):
 @pytest.mark.parametrize("mode", ["charged", "free --parallel"])
 @pytest.mark.parametrize("then", ["time.sleep(10)", "os._exit(0)"], ids=["sleeps", "ends"])
 def test_a_spinner_sees_what_another_wrote_before_it_waited(virtual, mode, then):
-    """Gloo's buffers wait so for its own thread: found late, each would cost what the next deadline is away."""
+    """Gloo's buffers wait so for its own thread: found late, each costs what the next deadline is away."""
     v = virtual(
         f"""
 import mmap, os, threading, time

@@ -148,6 +148,57 @@ def asynchronous(rank: int, size: int, device: str) -> None:
     assert all(latest < e < latest + 30_000_000 for _, e in moments), moments
 
 
+def late(rank: int, size: int, device: str) -> None:
+    """To receive does not wait for the sender; what was sent is there for whoever looks."""
+    store = dist.distributed_c10d._get_default_store()
+    dist.barrier()
+    number = torch.tensor([3, 1, 4, 1], device=device)
+    if rank == 0:
+        first, second, whole = (torch.zeros(4, dtype=torch.int64, device=device) for _ in range(3))
+        half = torch.zeros(2, dtype=torch.int64, device=device)
+        dist.broadcast(first, src=1)
+        dist.broadcast(second, src=1)
+        dist.recv(half, src=1)
+        work = dist.broadcast(whole[1:3], src=1, async_op=True)
+        dist.broadcast(torch.empty(4, dtype=torch.int64, device=device), src=1)  # nobody will look
+        store.set("launched", "yes")
+        assert (second + 1).tolist() == [4, 2, 5, 2] and first.tolist() == [6, 2, 8, 2]
+        work.wait()
+        assert whole.tolist() == [0, 3, 1, 0] and half.tolist() == [3, 1]
+        first.zero_()
+        assert first.tolist() == [0, 0, 0, 0]
+    else:
+        store.wait(["launched"])
+        dist.broadcast(number * 2, src=1)
+        dist.broadcast(number, src=1)
+        dist.send(number[:2].clone(), dst=0)
+        dist.broadcast(number[:2].clone(), src=1)
+        dist.broadcast(number, src=1)
+
+    # More than a sender keeps, and more than a receiver may leave unread.
+    many, kept = 400, {}
+    for k in range(many):
+        x = torch.full((4096,), k if rank == 1 else 0, device=device)
+        dist.broadcast(x, src=1)
+        if k % 7 == 0:
+            kept[k] = x
+        if rank == 0 and k % 50 == 25:
+            assert x.sum().item() == 4096 * k
+    for k, x in kept.items():
+        assert x.unique().tolist() == [k]
+    unknown = torch.ones(4, device=device)
+    if rank == 1:
+        from revati import _C
+
+        _C.mark_phantom(unknown)
+    dist.broadcast(unknown, src=1)
+    if rank == 0:
+        from revati import _C
+
+        assert not _C.is_live(unknown)
+    dist.barrier()
+
+
 def graphs(rank: int, size: int, device: str) -> None:
     """A captured collective meets the other ranks at every replay."""
     from revati import _C
@@ -191,6 +242,7 @@ def death(rank: int, size: int, device: str) -> None:
 if __name__ == "__main__":
     case, number, count, where = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     its_device = start(number, count, where)
-    {f.__name__: f for f in (values, phantom, asynchronous, graphs, death)}[case](number, count, its_device)
+    cases = (values, phantom, asynchronous, late, graphs, death)
+    {f.__name__: f for f in cases}[case](number, count, its_device)
     print(f"rank {number} ok", flush=True)
     os._exit(0) if case == "death" else dist.destroy_process_group()

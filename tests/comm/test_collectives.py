@@ -41,7 +41,7 @@ def check(done: list[subprocess.CompletedProcess[str]]) -> None:
         assert process.returncode == 0 and f"rank {rank} ok" in process.stdout, process.stderr[-3000:]
 
 
-@pytest.mark.parametrize("case", ["values", "phantom", "asynchronous", "graphs"])
+@pytest.mark.parametrize("case", ["values", "phantom", "asynchronous", "late", "graphs"])
 def test_two_ranks(case: str, tmp_path: Path) -> None:
     check(run(case, 2, tmp_path))
 
