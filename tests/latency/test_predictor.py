@@ -2,15 +2,17 @@ import itertools
 import json
 import shutil
 import time
+from statistics import fmean
 
 import pytest
 from conftest import flash, mm, record, tensor
 
-from revati.latency import Predictor, ProfileError, StrictError
+from revati.latency import Predictor, ProfileError, StrictError, families
 from revati.latency.families.gemm import step_ends
 from revati.latency.ops.comm import collective_work
 from revati.latency.ops.gemm import gemm_work
 from revati.latency.store import _load, load_profile
+from revati.latency.work import AttentionShape, Work
 from revati.spec import UnknownGpuError, list_gpus, profiles_dir
 
 
@@ -58,6 +60,34 @@ def test_a_mixed_call_costs_more_than_either_part(h100):
     assert both > max(
         h100.predict(flash([(1, 2000)] * 32)).duration_ns, h100.predict(flash([(512, 512)])).duration_ns
     )
+
+
+@pytest.mark.parametrize(("gpu", "heads"), [("rtx4090", 32), ("rtx_pro_6000", 64)])
+def test_decodes_beside_prefills_cost_tiles_under_flash_attention_2(gpu, heads):
+    """Against the model of measured mixed calls: what cards without such measurements are priced by."""
+    measured, tiles, parts = (families.load("attention", load_profile(gpu)) for _ in range(3))
+    del tiles.boosters["mixed"], parts.boosters["mixed"]
+    tiles.unpacked, parts.unpacked = True, False
+    off_tiles, off_parts = [], []
+    for chunk, decodes, keys in itertools.product((256, 1024), (16, 64, 128), (512, 2048, 8192)):
+        seqs = ((chunk, chunk + 1024), *[(1, keys)] * decodes)
+        work = Work(family="attention", shape=AttentionShape(seqs, heads, 8, 128, 128))
+        truth = measured.estimate(work)[0]
+        off_tiles.append(abs(tiles.estimate(work)[0] / truth - 1))
+        off_parts.append(abs(parts.estimate(work)[0] / truth - 1))
+    assert fmean(off_tiles) < 0.2 < 0.4 < fmean(off_parts)
+
+
+def test_the_kernel_of_a_card_decides_what_decodes_beside_prefills_cost(h100):
+    alone = tuple((1, 2000) for _ in range(64))
+    shapes = [alone, ((1024, 2048),), (*alone, (1024, 2048))]
+    for gpu, more in (("h100_sxm", 1.05), ("a100_sxm", 1.6), ("l40s", 1.1)):
+        decode, prefill, both = (
+            load_profile(gpu).estimate(Work(family="attention", shape=AttentionShape(s, 40, 8, 128, 128)))[0]
+            for s in shapes
+        )
+        assert decode + prefill - 6000 <= both <= 3 * (decode + prefill)
+        assert both < more * (decode + prefill) if gpu == "h100_sxm" else both > more * (decode + prefill)
 
 
 def test_out_of_range_is_said(h100):

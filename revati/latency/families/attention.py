@@ -28,9 +28,12 @@ COLD_HBM_EFFICIENCY, WARM_L2_EFFICIENCY, RESIDENT_SHARE = 0.815, 0.85, 0.8
 """From the slopes of decode time over KV bytes on an H100, below and above its L2 size: 4.7 and 2.73 TB/s."""
 OVERLAP = 1.0
 """Share of the shorter part that a call over both parts pays beside the longer one, where no mixed call was
-measured. FlashAttention 2 on the two RTX cards pays 1.0 to 1.9 times the sum of both (it reads keys once
-a query head when any sequence has several new tokens); FlashAttention 3 packs the heads of a group, so:
-the sum."""
+measured. FlashAttention 3 packs the heads of a group: the sum."""
+FA2_ROWS, FA2_WAVES, FA2_HBM_EFFICIENCY = 64, 4, 0.9
+"""FlashAttention 2 (cards before sm_90) does not, when any sequence has several new tokens: a query head of
+one new token takes a tile of 64 rows (`kBlockM` of its kernel for paged keys), and reads its keys itself. On
+the measured mixed calls of two RTX cards the sum is off by 33 and 40%, tiles at the rate of a card full of
+prefills by 13% (`python -m benchmarks.mixed_attention`)."""
 
 Parts = tuple[int, float, int, int, float, float]  # decodes, mean keys, longest; prefills, mean new, context
 
@@ -71,6 +74,7 @@ class AttentionEstimator:
     def __init__(self, profile: Profile, models: dict[str, dict[str, Any]]) -> None:
         self.spec = profile.spec
         self.boosters = {entry["part"]: Booster(profile, entry) for entry in models.values()}
+        self.unpacked = self.spec.compute_capability < (9, 0)  # FlashAttention 2
         self._nodes: dict[tuple[Any, ...], float] = {}
         self._calls: dict[tuple[Any, ...], tuple[float, str]] = {}
 
@@ -110,6 +114,8 @@ class AttentionEstimator:
         decode = self._decode(shape, decodes, keys) if decodes else None
         prefill = self._prefill(shape, prefills, query, context) if prefills else None
         if decode is not None and prefill is not None:
+            if self.unpacked:
+                decode = self._unpacked_ns(shape, parts), decode[1]
             floor = min(decode[0], prefill[0], EMPTY_NS * 2)
             long, short = max(decode[0], prefill[0]) - floor, min(decode[0], prefill[0]) - floor
             flag = "outside" if "outside" in (decode[1], prefill[1]) else "edge"
@@ -198,6 +204,22 @@ class AttentionEstimator:
         value = sum(w * float(log) for (_, w), log in zip(nodes, logs, strict=True))
         roof = af.prefill_roof_us(float(count), float(query), float(context), heads, self.spec)
         return math.exp(value) * (roof + af.OFFSET_US) * 1e3 - booster.gap_ns
+
+    def _unpacked_ns(self, shape: AttentionShape, parts: Parts) -> float:
+        """What decode sequences beside prefills cost FlashAttention 2."""
+        decodes, keys, _longest, prefills, query, context = parts
+        heads, spec = self._heads(shape), self.spec
+        seen = float(visible_keys(1, round(keys), shape.window))
+        longer = FA2_ROWS + 2 * seen  # a causal prompt with as many pairs a row as a tile over `seen` keys
+        prompts = decodes * FA2_ROWS / longer
+        full = max(1.0, prompts, FA2_WAVES * spec.sm_count / shape.heads * FA2_ROWS / longer)
+        tiles_ns = self._prefill_nodes(self.boosters["prefill"], shape, full, longer, 0.0) * prompts / full
+        per_key = 2 * heads.dim * (2 - heads.fp8)
+        one = decodes * seen * per_key
+        both = one + prefills * (query + context) * per_key
+        reads = af.unpacked_reads(float(decodes), both, heads, spec, SCALARS)
+        traffic_ns = one * reads * heads.kv_heads / spec.hbm_bytes_per_s / FA2_HBM_EFFICIENCY * 1e9
+        return max(tiles_ns, traffic_ns)
 
     def _mixed(self, shape: AttentionShape, parts: Parts) -> tuple[float, str]:
         booster = self.boosters["mixed"]

@@ -145,6 +145,19 @@ def prefill(
     return xp.matrix(columns), roof
 
 
+def unpacked_reads(
+    decodes: Number, head_bytes: Number, h: Heads, spec: GpuSpec, xp: Xp = ARRAYS
+) -> Number:  # fmt: skip
+    """How often the keys of `decodes` sequences are read where query heads are not packed.
+
+    That is so where any sequence has several new tokens. Blocks run head by head, so the heads of a group
+    share keys only while they run side by side, or while L2 holds one KV head of the batch (`head_bytes`).
+    """
+    group = h.heads / h.kv_heads
+    passes = xp.minimum(xp.maximum(xp.ceil(decodes * group / spec.sm_count), 1), group)
+    return xp.where(head_bytes <= spec.l2_bytes, 1.0, passes)
+
+
 @dataclass(frozen=True, slots=True)
 class MixedRows:
     """Prefill sequences (count, tokens, context) beside decode sequences (count, mean and longest keys)."""
@@ -191,13 +204,9 @@ def mixed(rows: MixedRows, h: Heads, spec: GpuSpec, xp: Xp = ARRAYS) -> tuple[Nu
         log2(serial), log2(keys_p / rows.keys), log2((size_p + size_d) / spec.l2_bytes),
         log2(size_d / spec.l2_bytes), log2(size_p / spec.l2_bytes), h.fp8,
     ]  # fmt: skip
-    # Query heads are not packed here (several new tokens somewhere): blocks run head by head, so the heads of
-    # a group share keys only while they run side by side, or while L2 holds one KV head of the whole batch.
-    group = h.heads / h.kv_heads
     one_d = rows.decodes * seen * 2 * h.dim * element
     one_p = rows.seqs * keys_p * 2 * h.dim * element
-    passes = xp.minimum(xp.maximum(ceil(rows.decodes * group / sm), 1), group)
-    reads = xp.where(one_d + one_p <= spec.l2_bytes, 1.0, passes)
+    reads = unpacked_reads(rows.decodes, one_d + one_p, h, spec, xp)
     traffic = (one_d * reads + one_p) * h.kv_heads / spec.hbm_bytes_per_s * 1e6
     columns += [log2(traffic / roof), log2(xp.maximum(traffic, busy) / roof), log2(traffic / busy)]
     return xp.matrix(columns), roof
