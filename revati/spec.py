@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -100,6 +101,11 @@ class GpuSpec(BaseModel):
         default_factory=dict,
         description="what large matrix products keep up at the power limit, by element kind; others keep "
         "the rate of their table",
+    )
+    stand_ins: dict[Literal["moe"], str] = Field(
+        default_factory=dict,
+        description="for families without measurements on this card: another card, whose measured time over "
+        "its roofline is taken for this one's",
     )
     nvlink_bytes_per_s: float = Field(ge=0, lt=1e13, description="one direction, one GPU; 0: no NVLink")
     symm_mem_all_reduce: dict[int, SymmetricMemory] = Field(

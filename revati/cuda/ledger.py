@@ -22,6 +22,11 @@ class Patch:
 APPLIED: list[Patch] = []
 
 
+def note(target: str, *, why: str, until: str) -> None:
+    """Note a change that is no attribute: `target` was changed by other means."""
+    APPLIED.append(Patch(target, why, until))
+
+
 def replace(owner: Any, name: str, value: Any, *, why: str, until: str) -> Any:
     """Set `owner.name = value`, note it, and return what was there before (None if nothing was)."""
     before = getattr(owner, name, None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from revati.latency.bandwidth import BandwidthModel, bandwidth_from_json
+from revati.latency.roofline import roofline_estimate_ns
 from revati.latency.work import Work
 from revati.spec import GpuSpec, load_spec, profiles_dir
 
@@ -32,6 +33,22 @@ class Estimator(Protocol):
     def estimate(self, work: Work) -> tuple[float, str] | None:
         """(ns, confidence), or None if the model does not cover this work."""
         ...
+
+
+class StandIn:
+    """Prices by another card's model: its time over its roofline is taken for this card's."""
+
+    def __init__(self, spec: GpuSpec, other: Profile) -> None:
+        self.spec = spec
+        self.other = other
+
+    def estimate(self, work: Work) -> tuple[float, str] | None:
+        """(ns, "outside"), or None where the other card has no model of this work."""
+        found = self.other.estimate(work)
+        if found is None:
+            return None
+        over_roofline = found[0] / roofline_estimate_ns(work, self.other.spec)
+        return over_roofline * roofline_estimate_ns(work, self.spec), "outside"
 
 
 class Profile:
@@ -69,9 +86,13 @@ class Profile:
         if family not in self._estimators:
             from revati.latency import families
 
-            self._estimators[family] = families.load(family, self)
+            self._estimators[family] = families.load(family, self) or self._stand_in(family)
         estimator = self._estimators[family]
         return None if estimator is None else estimator.estimate(work)
+
+    def _stand_in(self, family: str) -> Estimator | None:
+        other = dict(self.spec.stand_ins).get(family)  # type: ignore[call-overload]
+        return None if other is None else StandIn(self.spec, load_profile(other))
 
     def check_files(self) -> None:
         """Raise ProfileError for the first file that is missing or not as provenance.json lists it."""

@@ -80,3 +80,13 @@ def test_generates_tokens(tmp_path: Path, emulate: Callable[..., Any], name: str
     assert not [n for n, (_, confidence, _) in ops.items() if "roofline" in confidence], ops
     if "speculative_config" in engine:  # all drafts accepted: four tokens a step after the first
         assert ops["triton::_rejection_kernel"][2] <= 8
+
+
+def test_four_bit_experts_run_by_marlin_before_hopper(tmp_path: Path, emulate: Callable[..., Any]) -> None:
+    layers = {**TWO, "layer_types": ["sliding_attention", "full_attention"]}
+    engine = {"model": str(materialise(find_model("openai/gpt-oss-20b"))), "hf_overrides": layers}
+    case = tmp_path / "case.json"
+    case.write_text(json.dumps({"engine": engine, "tokens": 24}))
+    result = emulate([PROGRAM, case], "--cpu-time", "free", gpu="a100_sxm", timeout_s=1700)
+    assert result["tokens"] == [24] * 3
+    assert "_moe_C::moe_wna16_marlin_gemm" in result["ops"], sorted(result["ops"])

@@ -11,8 +11,10 @@ from revati.latency import Predictor, ProfileError, StrictError, families
 from revati.latency.families.gemm import step_ends
 from revati.latency.ops.comm import collective_work
 from revati.latency.ops.gemm import gemm_work
-from revati.latency.store import _load, load_profile
-from revati.latency.work import AttentionShape, Work
+from revati.latency.ops.moe import moe_work
+from revati.latency.roofline import roofline_estimate_ns
+from revati.latency.store import StandIn, _load, load_profile
+from revati.latency.work import AttentionShape, MoeShape, Work
 from revati.spec import UnknownGpuError, list_gpus, profiles_dir
 
 
@@ -142,6 +144,25 @@ def test_experts_cost_by_active_weights(h100):
 
     one, many = h100.predict(rec(1)).duration_ns, h100.predict(rec(64)).duration_ns
     assert many > 4 * one
+
+
+def test_unmeasured_experts_take_the_ratio_to_the_roofline_from_another_card():
+    """As if the L40S had no table: nearer to what was measured there than its roofline."""
+    measured, other = load_profile("l40s"), load_profile("h100_sxm")
+    borrowed = StandIn(measured.spec, other)
+    off, off_roofline = [], []
+    shapes = ((8, 128, 384, 4096, "up"), (8, 128, 4096, 192, "down"), (2, 8, 28672, 4096, "up"))
+    for tokens, shape in itertools.product((64, 512, 2048, 8192), shapes):
+        work = moe_work(MoeShape(tokens, *shape[:4], "bf16", shape[4]))
+        truth = measured.estimate(work)[0]
+        ns, confidence = borrowed.estimate(work)
+        off.append(abs(ns / truth - 1))
+        off_roofline.append(abs(roofline_estimate_ns(work, measured.spec) / truth - 1))
+        assert confidence == "outside"
+    assert fmean(off) < 0.15 < 0.3 < fmean(off_roofline)
+    work = moe_work(MoeShape(2048, 8, 128, 384, 4096, "bf16", "up"))
+    a100 = load_profile("a100_sxm")
+    assert a100.estimate(work)[0] > 1.3 * roofline_estimate_ns(work, a100.spec)
 
 
 def test_a_step_of_qwen3_8b_on_h100_is_near_the_measured_one(h100):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 _libraries: list[Any] = []
@@ -99,6 +100,36 @@ def _fa2_kvcache(q: Any, kcache: Any, vcache: Any, *args: Any, **kwargs: Any) ->
         torch.empty_like(q),
         torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device="meta"),
     ]
+
+
+def _marlin_experts(a: Any, c: Any, *args: Any, **kwargs: Any) -> Any:
+    import torch
+
+    top_k, rows, columns = args[12], args[15], args[16]
+    return c if c is not None else torch.empty((rows * top_k, columns), dtype=a.dtype, device="meta")
+
+
+def correct_custom_ops(_module: ModuleType) -> None:
+    """Correct the shape rule of `moe_wna16_marlin_gemm`: a virtual device asks it, engines do not."""
+    import torch
+
+    from revati.cuda import ledger
+
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("_moe_C::moe_wna16_marlin_gemm", "Meta"):
+        return
+    library = torch.library.Library("_moe_C", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library.impl("moe_wna16_marlin_gemm", _marlin_experts, "Meta", allow_override=True)
+    _libraries.append(library)
+    ledger.note(
+        "_moe_C::moe_wna16_marlin_gemm (Meta)",
+        why="vLLM's rule lacks the op's last three arguments",
+        until="vLLM's rule has them",
+    )
+
+
+PATCHES = {"vllm._custom_ops": correct_custom_ops}
 
 
 @rule("_moe_C::moe_wna16_gemm")

@@ -21,6 +21,7 @@ from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
 from revati.engines.vllm import (
     compiler,
+    fakes,
     flash_attention,
     flashinfer,
     folding,
@@ -44,6 +45,7 @@ def install() -> None:
     always = {
         **_PATCHES,
         **compiler.PATCHES,
+        **fakes.PATCHES,
         **flash_attention.PATCHES,
         **flashinfer.PATCHES,
         **sleeping.PATCHES,
