@@ -217,13 +217,15 @@ void Communicator::collect_receipts() {
 Communicator::Launched Communicator::launch(Call call, int device, int64_t stream, bool may_read_later) {
   static const auto& names = *new std::vector<std::string>{"tensor", "world_size", "reduce_op", "implementation"};
   Timeline& timeline = Timeline::get();
-  if (!receipts_.empty()) collect_receipts();
+  bool open_receipts = false;
   {
     std::lock_guard lock(mutex_);
+    open_receipts = !receipts_.empty();
     if (device >= int(charged_.size())) charged_.resize(size_t(device) + 1);
     if (!charged_[size_t(device)] && outside_bytes_ && size_ > 1) Memory::get().outside(device, outside_bytes_);
     charged_[size_t(device)] = true;
   }
+  if (open_receipts) collect_receipts();
   Launched l{std::move(call), device, false, timeline.capturing(device, stream), false, 0, {}};
   Call& c = l.call;
   if (!c.priced.defined()) c.priced = sized_like(c.inputs.empty() ? c.outputs : c.inputs);

@@ -27,11 +27,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.engine
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "ranks", "kind"), [("meta-llama/Llama-3.1-8B", 2, "tp"), ("Qwen/Qwen3-30B-A3B", 2, "ep")]
+    ("model", "ranks", "kind"),
+    [
+        ("meta-llama/Llama-3.1-8B", 2, "tp"),
+        pytest.param("Qwen/Qwen3-30B-A3B", 2, "ep", marks=pytest.mark.slow),
+    ],
 )
 def test_offline(model: str, ranks: int, kind: str, tmp_path: Path) -> None:
+    """Outside a run: without the shared clock, in real time."""
     script = tmp_path / "offline.py"
     script.write_text(SCRIPT)
     env = build_environment(RunOptions(gpu="h100_sxm", gpus=ranks), tmp_path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from revati import _C
 from revati.cuda import ledger
 from revati.engines.vllm import folding
 
@@ -54,7 +55,14 @@ class Bell:
 
 
 def patch(module: ModuleType) -> None:
-    """`vllm.distributed.device_communicators.shm_broadcast`: readers wait for a bell instead of spinning."""
+    """`vllm.distributed.device_communicators.shm_broadcast`: readers wait for a bell instead of spinning.
+
+    Not outside a run, where time passes by itself.
+    """
+    if folding.enabled():
+        folding.patch_ring(module)
+    if not _C.shared_clock():
+        return
     why = "two sides that spin on shared memory never let virtual time pass"
     until = "never: vLLM's other way, a ZMQ socket, takes four switches of threads for each message"
     condition = module.SpinCondition
@@ -75,5 +83,3 @@ def patch(module: ModuleType) -> None:
     ledger.replace(condition, "notify", ring, why=why, until=until)
     ledger.replace(condition, "cancel", ring, why=why, until=until)
     ledger.replace(module, "SPINLOOP_EXT_ENABLED", False, why=why, until=until)
-    if folding.enabled():
-        folding.patch_ring(module)
