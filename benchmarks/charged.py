@@ -81,14 +81,29 @@ def _wake_ups_us(idle_s: float, times: int) -> list[float]:
     return took_us
 
 
-def play(
-    spec: dict[str, Any], cpu_time: str | None, clock_options: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """One run of `benchmarks.step_load`: in virtual time of this kind, or without the clock (None)."""
+def run_side(
+    command: Sequence[str], run_dir: Path, cpu_time: str | None, clock_options: Sequence[str] = ()
+) -> None:
+    """Run a benchmark's program in virtual time of this kind, or without the clock (None)."""
     own_machine = 1.0  # that is what the run without the clock shows
     options = RunOptions(
         "h100_sxm", cpu_time=cpu_time or "charged", cpu_factor=own_machine, exit_when_stuck=True
     )
+    env = with_benchmarks(os.environ)
+    if cpu_time is None:
+        code = subprocess.run(command, env=build_environment(options, run_dir, env)).returncode
+    else:
+        code = run_world(
+            command, options, run_dir=run_dir, base_env=env, clock_options=clock_options
+        ).exit_code
+    if code != 0:
+        raise SystemExit(f"{' '.join(command[1:])} ended with code {code}")
+
+
+def play(
+    spec: dict[str, Any], cpu_time: str | None, clock_options: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    """One run of `benchmarks.step_load`: in virtual time of this kind, or without the clock (None)."""
     entry = find_model(_MODEL)
     assert entry is not None
     run_dir = make_run_dir()
@@ -96,15 +111,7 @@ def play(
         output, file = run_dir / "steps.json", run_dir / "steps-spec.json"
         file.write_text(json.dumps({**spec, "model": str(materialise(entry)), "output": str(output)}))
         command = [sys.executable, "-m", "benchmarks.step_load", str(file)]
-        env = with_benchmarks(os.environ)
-        if cpu_time is None:
-            code = subprocess.run(command, env=build_environment(options, run_dir, env)).returncode
-        else:
-            code = run_world(
-                command, options, run_dir=run_dir, base_env=env, clock_options=clock_options
-            ).exit_code
-        if code != 0:
-            raise SystemExit(f"the load ended with code {code}")
+        run_side(command, run_dir, cpu_time, clock_options)
         rounds: list[list[dict[str, Any]]] = json.loads(output.read_text())
         return rounds
     finally:

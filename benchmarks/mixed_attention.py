@@ -74,6 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed_attention", description=__doc__)
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
+    if arguments.data is not None and not (arguments.data / "RTX4090").is_dir():
+        parser.error(f"--data {arguments.data}: expected LLMServingSim's tables, RTX4090/ and RTXPRO6000/")
     table = Table(box=box.SIMPLE_HEAD)
     for header in ("card", "calls", "priced as", "error %", "median ratio"):
         table.add_column(header, justify="left" if header in ("card", "priced as") else "right")

@@ -17,7 +17,6 @@ import multiprocessing as mp
 import os
 import queue
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,10 +30,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.charged import host_options
-from benchmarks.environment import with_benchmarks
-from revati.cli.environment import RunOptions, build_environment
-from revati.cli.world import make_run_dir, remove_run_dir, run_world
+from benchmarks.charged import host_options, run_side
+from revati.cli.world import make_run_dir, remove_run_dir
 
 _WORK = 3000  # turns of a loop before each answer, some 100 us
 
@@ -165,12 +162,13 @@ THREADS: dict[str, tuple[Callable[[int, Any, int], float], Callable[[str], Any]]
     "threads, semaphore": (_semaphore, lambda folder: (threading.Semaphore(0), threading.Semaphore(0))),
     "threads, pipe": (_pipe, _pipes),
 }
+ALL = {**WAYS, **THREADS}
 
 
 def inside(way: str, rounds: int, output: Path) -> None:
     """The two sides of `way`; writes the seconds of a round trip."""
     with tempfile.TemporaryDirectory() as folder:
-        talk, make = {**WAYS, **THREADS}[way]
+        talk, make = ALL[way]
         shared = make(folder)
 
         apart: Any = threading.Thread if way in THREADS else mp.get_context("fork").Process
@@ -182,21 +180,12 @@ def inside(way: str, rounds: int, output: Path) -> None:
 
 def measure(way: str, rounds: int, charged: bool, clock_options: Sequence[str]) -> float:
     """Microseconds of a round trip."""
-    options = RunOptions("h100_sxm", gpus=1, cpu_time="charged", cpu_factor=1.0, exit_when_stuck=True)
     run_dir = make_run_dir()
     try:
         output = run_dir / "waits.json"
         command = [sys.executable, "-m", "benchmarks.waits", way]
         command += ["--rounds", str(rounds), "--inside", str(output)]
-        env = with_benchmarks(os.environ)
-        if charged:
-            code = run_world(
-                command, options, run_dir=run_dir, base_env=env, clock_options=clock_options
-            ).exit_code
-        else:
-            code = subprocess.run(command, env=build_environment(options, run_dir, env)).returncode
-        if code != 0:
-            raise SystemExit(f"{way} ended with code {code}")
+        run_side(command, run_dir, "charged" if charged else None, clock_options)
         return float(json.loads(output.read_text())) * 1e6
     finally:
         remove_run_dir(run_dir)
@@ -205,14 +194,16 @@ def measure(way: str, rounds: int, charged: bool, clock_options: Sequence[str]) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.waits", description=__doc__)
-    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join([*WAYS, *THREADS])}; all")
+    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(ALL)}; all")
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=3.0, help="largest ratio, either way")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if unknown := set(arguments.ways) - {*WAYS, *THREADS}:
-        parser.error(f"unknown way {min(unknown)!r}; known are {', '.join([*WAYS, *THREADS])}")
+    if unknown := set(arguments.ways) - {*ALL}:
+        parser.error(f"unknown way {min(unknown)!r}; known are {', '.join(ALL)}")
+    if min(arguments.rounds, arguments.repeats) < 1:
+        parser.error("--rounds and --repeats must be 1 or more")
     if arguments.inside:
         inside(arguments.ways[0], arguments.rounds, arguments.inside)
         return 0
@@ -221,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for header in ("way of waiting", "real, us", "charged, us", "charged / real"):
         table.add_column(header, justify="left" if header == "way of waiting" else "right")
     worst = 1.0
-    for way in arguments.ways or [*WAYS, *THREADS]:
+    for way in arguments.ways or ALL:
         sides: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(arguments.repeats):
             for charged in sides:

@@ -105,7 +105,7 @@ class GpuSpec(BaseModel):
     stand_ins: dict[Literal["moe"], str] = Field(
         default_factory=dict,
         description="for families without measurements on this card: another card, whose measured time over "
-        "its roofline is taken for this one's",
+        "its roofline is taken for this one's; the roofline stays where that card is not installed",
     )
     nvlink_bytes_per_s: float = Field(ge=0, lt=1e13, description="one direction, one GPU; 0: no NVLink")
     symm_mem_all_reduce: dict[int, SymmetricMemory] = Field(

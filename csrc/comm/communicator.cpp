@@ -82,8 +82,7 @@ void forget(at::Tensor& t) {
 }
 
 /// Writes `outputs` from what the ranks contributed; where nobody knows the values, makes them phantom.
-void write(const std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)>& combine,
-           const std::vector<Contribution>& all, std::vector<at::Tensor>& outputs, bool live) {
+void write(const Combine& combine, const std::vector<Contribution>& all, std::vector<at::Tensor>& outputs, bool live) {
   std::vector<at::Tensor> views;
   for (auto& t : outputs) {
     live = live && (!on_device(t) || make_live(t));
@@ -149,7 +148,7 @@ class Receipt : public Incoming {
   uint32_t group_;
   uint64_t sequence_;
   int root_, size_;
-  std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)> combine_;
+  Combine combine_;
   c10::weak_intrusive_ptr<c10::StorageImpl> storage_;
   c10::DispatchKeySet keys_;
   caffe2::TypeMeta dtype_;

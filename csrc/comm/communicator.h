@@ -26,6 +26,9 @@ const char* name_of(Reduce op);
 /// work at the same time, are not there, and what they contribute is taken to be what this one does.
 bool folded();
 
+/// Writes outputs (host views) from the contributions by rank; ranks that are not needed are empty.
+using Combine = std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)>;
+
 /// One collective of one rank.
 struct Call {
   enum From { kAll, kRoot, kNobody };
@@ -37,8 +40,7 @@ struct Call {
   at::Tensor priced;                  // the tensor that the latency layer sees; undefined: the first input
   From from = kAll;                   // whose values the outputs depend on
   int root = 0;
-  /// Writes `outputs` (host views) from the contributions by rank; ranks that are not needed are empty.
-  std::function<void(const std::vector<Contribution>&, std::vector<at::Tensor>&)> combine;
+  Combine combine;  // of `outputs`
 };
 
 class Receipt;

@@ -54,6 +54,10 @@ struct alignas(128) Member {
     uint64_t oldest = unread.load();
     return !oldest || oldest > before;
   }
+  void changed() {
+    __atomic_fetch_add(&word, 1, __ATOMIC_SEQ_CST);
+    if (waiters.load()) wake_word(&word);
+  }
 };
 
 struct Slot {
@@ -146,8 +150,7 @@ uint32_t World::join(const std::string& name, int rank, int size) {
               " ranks");
   Member& me = g->members()[rank];
   me.pid = getpid();
-  __atomic_fetch_add(&me.word, 1, __ATOMIC_SEQ_CST);  // whoever waits for this rank can now watch its process
-  if (me.waiters.load()) wake_word(&me.word);
+  me.changed();  // whoever waits for this rank can now watch its process
   auto& l = locals_[group];
   if (!l) {
     l = std::make_unique<Local>();
@@ -215,8 +218,7 @@ When World::post(uint32_t group, const When& ready, int64_t duration_ns) {
   }
   s.tag.store(sequence + 1, std::memory_order_release);
   me.posts.store(sequence + 1);
-  __atomic_fetch_add(&me.word, 1, __ATOMIC_SEQ_CST);
-  if (me.waiters.load()) wake_word(&me.word);
+  me.changed();
   a.posted = true;
   a.sequence = sequence;
   When end;
@@ -312,8 +314,7 @@ void World::read(uint32_t group, uint64_t sequence) {
     l.unread.erase(sequence);
     me.unread.store(l.unread.empty() ? 0 : *l.unread.begin() + 1);
   }
-  __atomic_fetch_add(&me.word, 1, __ATOMIC_SEQ_CST);
-  if (me.waiters.load()) wake_word(&me.word);
+  me.changed();
 }
 
 // ---- deaths

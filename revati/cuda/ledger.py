@@ -33,7 +33,7 @@ def replace(owner: Any, name: str, value: Any, *, why: str, until: str) -> Any:
     setattr(owner, name, value)
     label = getattr(owner, "__name__", type(owner).__name__)
     module = getattr(owner, "__module__", None)
-    APPLIED.append(
-        Patch(f"{module + '.' if isinstance(owner, type) and module else ''}{label}.{name}", why, until)
+    note(
+        f"{module + '.' if isinstance(owner, type) and module else ''}{label}.{name}", why=why, until=until
     )
     return before

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from revati.latency.bandwidth import BandwidthModel, bandwidth_from_json
 from revati.latency.roofline import roofline_estimate_ns
 from revati.latency.work import Work
-from revati.spec import GpuSpec, load_spec, profiles_dir
+from revati.spec import GpuSpec, list_gpus, load_spec, profiles_dir
 
 PROVENANCE_FILE = "provenance.json"
 BANDWIDTH_FILE = "bandwidth.json"
@@ -91,8 +91,10 @@ class Profile:
         return None if estimator is None else estimator.estimate(work)
 
     def _stand_in(self, family: str) -> Estimator | None:
-        other = dict(self.spec.stand_ins).get(family)  # type: ignore[call-overload]
-        return None if other is None else StandIn(self.spec, load_profile(other))
+        other = self.spec.stand_ins.get(family)  # type: ignore[call-overload]
+        if other not in list_gpus() or family in load_profile(other).families_missing():
+            return None
+        return StandIn(self.spec, load_profile(other))
 
     def check_files(self) -> None:
         """Raise ProfileError for the first file that is missing or not as provenance.json lists it."""

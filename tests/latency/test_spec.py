@@ -36,6 +36,7 @@ def test_an_id_is_not_a_path(gpu):
         ("hbm_bytes_per_s", 3350, "hbm_bytes"),
         ("sustained_flops", {"bf61": 720e12}, "bf61"),
         ("sustained_flops", {"bf16": 0.0}, "bf16: 0.0"),
+        ("stand_ins", {"gemm": "h100_sxm"}, "stand_ins.gemm"),
     ],
 )
 def test_a_broken_field_is_one_line(tmp_path, monkeypatch, field, value, message):

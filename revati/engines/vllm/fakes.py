@@ -38,20 +38,25 @@ def register() -> None:
         _done.add(name)
         if name not in OVERRIDES and torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"):
             continue
-        namespace, op = name.split("::")
-        library = torch.library.Library(namespace, "IMPL")
-        library.impl(op, function, "Meta", allow_override=name in OVERRIDES)
-        _libraries.append(library)
+        _implement(name, function, "Meta", override=name in OVERRIDES)
     if "memory" not in _done and {"_C::get_cuda_view_from_cpu_tensor", "_C::weak_ref_tensor"} <= known:
         from revati import _C
 
         _done.add("memory")
-        library = torch.library.Library("_C", "IMPL")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            library.impl("get_cuda_view_from_cpu_tensor", _C.uva_view, "CPU", allow_override=True)
-            library.impl("weak_ref_tensor", _C.weak_view, "CUDA", allow_override=True)
-        _libraries.append(library)
+        _implement("_C::get_cuda_view_from_cpu_tensor", _C.uva_view, "CPU", override=True)
+        _implement("_C::weak_ref_tensor", _C.weak_view, "CUDA", override=True)
+
+
+def _implement(name: str, function: Callable[..., Any], key: str, *, override: bool) -> None:
+    """Make `function` the implementation of op `name` for a dispatch key, until the process ends."""
+    import torch
+
+    namespace, op = name.split("::")
+    library = torch.library.Library(namespace, "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of overriding, which is meant
+        library.impl(op, function, key, allow_override=override)
+    _libraries.append(library)
 
 
 @rule("_vllm_fa3_C::get_scheduler_metadata")
@@ -105,7 +110,7 @@ def _fa2_kvcache(q: Any, kcache: Any, vcache: Any, *args: Any, **kwargs: Any) ->
 def _marlin_experts(a: Any, c: Any, *args: Any, **kwargs: Any) -> Any:
     import torch
 
-    top_k, rows, columns = args[12], args[15], args[16]
+    top_k, rows, columns = args[12], args[15], args[16]  # top_k, size_m, size_n
     return c if c is not None else torch.empty((rows * top_k, columns), dtype=a.dtype, device="meta")
 
 
@@ -115,15 +120,12 @@ def correct_custom_ops(_module: ModuleType) -> None:
 
     from revati.cuda import ledger
 
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("_moe_C::moe_wna16_marlin_gemm", "Meta"):
+    name = "_moe_C::moe_wna16_marlin_gemm"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"):
         return
-    library = torch.library.Library("_moe_C", "IMPL")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        library.impl("moe_wna16_marlin_gemm", _marlin_experts, "Meta", allow_override=True)
-    _libraries.append(library)
+    _implement(name, _marlin_experts, "Meta", override=True)
     ledger.note(
-        "_moe_C::moe_wna16_marlin_gemm (Meta)",
+        f"{name} (Meta)",
         why="vLLM's rule lacks the op's last three arguments",
         until="vLLM's rule has them",
     )

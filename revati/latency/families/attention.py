@@ -111,11 +111,12 @@ class AttentionEstimator:
         decodes, keys, _longest, prefills, query, context = parts
         if decodes and prefills and "mixed" in self.boosters:
             return self._mixed(shape, parts)
-        decode = self._decode(shape, decodes, keys) if decodes else None
         prefill = self._prefill(shape, prefills, query, context) if prefills else None
+        decode = None
+        if decodes:
+            unpacked = self.unpacked and prefill is not None
+            decode = self._unpacked(shape, parts) if unpacked else self._decode(shape, decodes, keys)
         if decode is not None and prefill is not None:
-            if self.unpacked:
-                decode = self._unpacked_ns(shape, parts), decode[1]
             floor = min(decode[0], prefill[0], EMPTY_NS * 2)
             long, short = max(decode[0], prefill[0]) - floor, min(decode[0], prefill[0]) - floor
             flag = "outside" if "outside" in (decode[1], prefill[1]) else "edge"
@@ -205,8 +206,10 @@ class AttentionEstimator:
         roof = af.prefill_roof_us(float(count), float(query), float(context), heads, self.spec)
         return math.exp(value) * (roof + af.OFFSET_US) * 1e3 - booster.gap_ns
 
-    def _unpacked_ns(self, shape: AttentionShape, parts: Parts) -> float:
+    def _unpacked(self, shape: AttentionShape, parts: Parts) -> tuple[float, str] | None:
         """What decode sequences beside prefills cost FlashAttention 2."""
+        if "decode" not in self.boosters:
+            return None
         decodes, keys, _longest, prefills, query, context = parts
         heads, spec = self._heads(shape), self.spec
         seen = float(visible_keys(1, round(keys), shape.window))
@@ -219,7 +222,8 @@ class AttentionEstimator:
         both = one + prefills * (query + context) * per_key
         reads = af.unpacked_reads(float(decodes), both, heads, spec, SCALARS)
         traffic_ns = one * reads * heads.kv_heads / spec.hbm_bytes_per_s / FA2_HBM_EFFICIENCY * 1e9
-        return max(tiles_ns, traffic_ns)
+        flag = self._flag(self.boosters["decode"], shape, decode_seqs=decodes, decode_kv=keys)
+        return max(tiles_ns, traffic_ns), flag
 
     def _mixed(self, shape: AttentionShape, parts: Parts) -> tuple[float, str]:
         booster = self.boosters["mixed"]
