@@ -135,15 +135,23 @@ int64_t base_of(clockid_t clock) {
   }
 }
 
+constexpr uint32_t kReadWeight = 64;  // of a read in Self::reads; of one for Python's locks: 1
+
 // Where computing costs nothing a busy wait on the clock would never end: many reads are a short sleep.
 static int64_t read_clock() {
-  constexpr uint32_t kMany = 20000, kFurther = 200;
+  constexpr uint32_t kMany = 20000 * kReadWeight, kFurther = 200 * kReadWeight;
   constexpr int64_t kNap = 100000;
-  if (page->mode == kFreeTime && __builtin_expect(++self.reads > kMany, 0)) {
+  self.reads += kReadWeight;
+  if (page->mode == kFreeTime && __builtin_expect(self.reads > kMany, 0)) {
     sleep_until(page->now.load() + kNap, kClockLoop);
     self.reads = kMany - kFurther;
   }
   return now();
+}
+
+void undo_read() {
+  self.last_read = self.read_before;
+  if (self.reads >= kReadWeight) self.reads -= kReadWeight - 1;
 }
 
 }  // namespace revati::warp

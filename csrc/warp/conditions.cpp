@@ -40,7 +40,7 @@ static std::atomic<uint32_t> wait_for_python_now;  // threads of this process
 static int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t left) {
   constexpr int64_t kLongest = 5'000'000;
   Condition* c = own(condition);
-  self.last_read = self.read_before;  // undo the read that made the deadline: how many there are is chance
+  undo_read();  // it made the deadline; how many there are is chance
   timespec t = ts(left < 0 ? 0 : left > kLongest ? kLongest : left);
   uint32_t sequence = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
   __atomic_add_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
@@ -55,7 +55,7 @@ static int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, in
   return 0;
 }
 
-static bool called_from_python(void* caller) {
+bool called_from_python(void* caller) {
   static const void* interpreter = [] {
     Dl_info info;
     void* f = dlsym(RTLD_DEFAULT, "PyEval_RestoreThread");

@@ -1,5 +1,9 @@
 // semaphores.cpp: sem_wait and its timed relatives, on glibc's own layout, so that sem_post and
-// sem_trywait stay glibc's. CPython's locks are semaphores.
+// sem_trywait's work stay glibc's.
+//
+// CPython's locks are semaphores, and 3.11 to 3.13 read the clock before each (thread_pthread.h; the deadline is used by
+// timed ones alone). In `free` such a read must not take its nanosecond: the garbage collector takes locks too, at
+// moments that are chance.
 #include "shim.h"
 
 #include <semaphore.h>
@@ -36,11 +40,27 @@ static int wait(sem_t* semaphore, int64_t deadline) {
   return 0;
 }
 
+static void undo_read_of_lock(void* caller) {
+  static const bool locks_read = [] {
+    auto* version = static_cast<const unsigned long*>(dlsym(RTLD_DEFAULT, "Py_Version"));
+    return version && *version >= 0x030b0000 && *version < 0x030e0000;
+  }();
+  if (page->mode == kFreeTime && locks_read && called_from_python(caller)) undo_read();
+}
+
 }  // namespace revati::warp
 
 using namespace revati::warp;
 
-EXPORT int sem_wait(sem_t* s) { return page ? wait(s, kNever) : NEXT(sem_wait)(s); }
+EXPORT int sem_wait(sem_t* s) {
+  if (!page) return NEXT(sem_wait)(s);
+  undo_read_of_lock(__builtin_return_address(0));
+  return wait(s, kNever);
+}
+EXPORT int sem_trywait(sem_t* s) {
+  if (page) undo_read_of_lock(__builtin_return_address(0));
+  return NEXT(sem_trywait)(s);
+}
 EXPORT int sem_clockwait(sem_t* s, clockid_t clock, const timespec* t) {
   if (!page) return NEXT(sem_clockwait)(s, clock, t);
   if (t->tv_nsec < 0 || t->tv_nsec > 999999999) {

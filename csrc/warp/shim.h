@@ -74,7 +74,7 @@ struct Self {
   Delay delay;         // charged: at the beginning of the wait
   int64_t cold;        // charged: this much CPU time from the last wake runs on cold caches
   uint32_t pauses;
-  uint32_t reads;      // clock reads since the last wait
+  uint32_t reads;      // clock reads since the last wait, weighted (clocks.cpp)
   volatile int woken;  // set by the handler of kWakeSignal
   bool forks;            // in fork(): `child` and `child_word` are its child's slot, once that is reserved
   Slot* child;
@@ -134,6 +134,7 @@ struct Blocked {                                      // marks a plain blocking 
 // clocks.cpp
 int64_t now();                                        // virtual ns, this thread's own work included
 int64_t device_now();                                 // the same; modelled work stays unrealised and unpublished
+void undo_read();                                     // the program was not told the last one: its lock was
 int64_t base_of(clockid_t clock);                     // its value at virtual time 0; -1: stays real
 void publish();                                       // before anything another thread can see
 void publish_send();
@@ -144,6 +145,9 @@ void start_charging();                                // this thread begins a st
 int64_t own_time();                                   // what publish() would make known
 void wait_out(int64_t end);                           // charged: this thread has slept until then
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
+
+// conditions.cpp
+bool called_from_python(void* caller);                // whether the interpreter's own code is at this address
 
 // spin.cpp
 void empty_look(Call call);                           // a non-blocking look found nothing

@@ -87,6 +87,7 @@ def test_modelled_work_is_no_news_to_others_before_they_get_there(virtual):
 r, w = os.pipe(); told, tell = os.pipe()
 if os.fork() == 0:
     os.read(r, 1); burn(0.05); os.write(tell, b"%d" % now()); os._exit(0)
+time.sleep(0.02)  # the child's start is over: nobody is ahead of this process
 begin = now(); os.write(w, b"x")
 charge(10**9)
 wait(now() + 1000)                          # only a wait until then: nobody learns of it

@@ -175,6 +175,24 @@ def test_a_handler_before_fork_may_wait_for_a_thread(virtual):
     assert run.values()["took"] == pytest.approx(2, abs=1e-5)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_spinner_that_waits_for_time_itself_comes_to_its_end(virtual, mode):
+    v = virtual(HEAD + "while time.monotonic() - t < 0.5: os.sched_yield()" + TAIL, mode)
+    assert v.values()["took"] == pytest.approx(0.5, rel=0.2)
+    assert v.wall_s < 10
+
+
+def test_free_python_locks_take_no_time(virtual):
+    """The garbage collector takes locks at moments of its own: their clock reads must not show."""
+    v = virtual(HEAD + """
+lock = threading.Lock()
+t = time.monotonic_ns()
+for _ in range(100): lock.acquire(); lock.acquire(False); lock.release()
+print(json.dumps(time.monotonic_ns() - t))
+""")
+    assert v.values() == 1  # the second of the program's own two reads
+
+
 @pytest.mark.parametrize("mode", ["charged", "free --parallel"])
 @pytest.mark.parametrize("then", ["time.sleep(10)", "os._exit(0)"], ids=["sleeps", "ends"])
 def test_a_spinner_sees_what_another_wrote_before_it_waited(virtual, mode, then):
