@@ -9,6 +9,7 @@ from conftest import flash, mm, record, tensor
 
 from revati.latency import Predictor, ProfileError, StrictError, families
 from revati.latency.families.gemm import step_ends
+from revati.latency.ops.attention import attention_work
 from revati.latency.ops.comm import collective_work
 from revati.latency.ops.gemm import gemm_work
 from revati.latency.ops.moe import moe_work
@@ -276,3 +277,29 @@ def test_symmetric_memory_is_priced_by_its_own_line_where_the_spec_has_one(h100)
     assert ns("symm_mem") == pytest.approx(line.base_ns + 14 * 2**20 / line.bytes_per_s * 1e9)
     assert ns("symm_mem") < ns("nccl")
     assert ns("symm_mem", ranks=6) == ns("nccl", ranks=6), "no line for six ranks"
+
+
+def _rate(gpu: str, query: int, keys: int, causal: bool = True) -> float:
+    """Operations a nanosecond of one sequence's prefill."""
+    work = attention_work(AttentionShape(((query, keys),), 16, 16, 192, 128, causal=causal))
+    estimate = load_profile(gpu).estimate(work)
+    assert estimate is not None
+    return work.flops / estimate[0]
+
+
+@pytest.mark.parametrize("gpu", ["a100_sxm", "b200_sxm", "h100_sxm", "h200_sxm", "l40s"])
+def test_attention_to_many_keys_keeps_its_rate_beyond_what_was_measured(gpu: str) -> None:
+    """Trees took keys beyond the table's for wider heads, at two thirds of the rate."""
+    at_16384 = _rate(gpu, 8192, 16384)
+    for keys in (24576, 32768, 65536, 131072):
+        assert _rate(gpu, 8192, keys) == pytest.approx(at_16384, rel=0.1)
+
+
+@pytest.mark.parametrize("gpu", ["a100_sxm", "b200_sxm", "h100_sxm", "h200_sxm", "l40s", "rtx4090"])
+def test_attention_without_a_mask_has_the_rate_of_attention_with_one(gpu: str) -> None:
+    """Latent attention reads a prompt's cached part so: it was priced as 15 times its operations."""
+    for query, keys in ((8192, 24576), (8192, 8192), (1024, 16384)):
+        causal = _rate(gpu, query, keys + query // 2)  # as many pairs
+        assert _rate(gpu, query, keys, causal=False) == pytest.approx(causal, rel=0.02)
+    few_keys = _rate(gpu, 16384, 2048, causal=False)
+    assert few_keys == pytest.approx(_rate(gpu, 4096, 4096), rel=0.35)

@@ -198,9 +198,14 @@ class AttentionEstimator:
     def _prefill_nodes(
         self, booster: Booster, shape: AttentionShape, count: float, query: float, context: float
     ) -> float:
-        nodes = bracket(booster.entry["grid"]["prefill_q"], query, logarithmic=True)
         heads = self._heads(shape)
-        rows = [af.prefill(float(count), q, float(context), heads, self.spec, SCALARS)[0] for q, _ in nodes]
+        longest = booster.ranges["prefill_q"][1]
+        asked, at = count, query
+        if query > longest and not context:
+            # Beyond what was measured, trees take a long sequence for one of wide heads: as many tiles of the longest.
+            asked, at = count * query / longest, longest
+        nodes = bracket(booster.entry["grid"]["prefill_q"], at, logarithmic=True)
+        rows = [af.prefill(float(asked), q, float(context), heads, self.spec, SCALARS)[0] for q, _ in nodes]
         logs = booster.predict(np.concatenate(rows))
         value = sum(w * float(log) for (_, w), log in zip(nodes, logs, strict=True))
         roof = af.prefill_roof_us(float(count), float(query), float(context), heads, self.spec)
@@ -238,9 +243,20 @@ class AttentionEstimator:
         return ns, "edge" if prefills > 1 and flag == "in_range" else flag
 
     def _not_causal(self, shape: AttentionShape) -> tuple[float, str] | None:
-        """Encoder attention: a causal call with twice the query rows has the same pairs."""
+        """Every query against every key (encoders, cached prompts of latent attention): a causal call with as many pairs.
+
+        That is one whose context makes up for what a causal mask hides; where there are too few keys for
+        that, longer sequences in a smaller number, which is fractional.
+        """
+        booster = self.boosters.get("prefill")
+        if booster is None:
+            return None
         pairs = sum(visible_pairs(q, k, shape.window, False) for q, k in shape.seqs)
         queries = sum(q for q, _ in shape.seqs)
-        mean = 2.0 * pairs / max(1, queries)
-        result = self._prefill(shape, max(1, round(queries / mean)), mean, 0.0)
-        return None if result is None else (result[0], "outside")
+        query = queries / len(shape.seqs)
+        context = pairs / queries - (query + 1) / 2
+        if context >= 0:
+            result = self._prefill(shape, len(shape.seqs), query, context)
+            return None if result is None else (result[0], "outside")
+        longer = max(1.0, 2.0 * pairs / queries)
+        return self._prefill_nodes(booster, shape, queries / longer, longer, 0.0), "outside"
