@@ -5,7 +5,7 @@
 namespace revati {
 
 struct ValuePolicy {
-  int64_t token_id = 1;                      // what a phantom integer reads as: in every vocabulary, never a usual EOS
+  int64_t token_id = 1;                      // what a phantom integer reads as: in every vocabulary (engines/vllm/token_id.py)
   int64_t live_elements_int = 4 << 20;       // larger results are phantom
   int64_t live_elements_float = 256 << 10;
   int64_t materialise_elements = 64 << 10;   // integer results of phantom inputs up to this size get policy values

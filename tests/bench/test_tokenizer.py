@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
 
 from revati.engines import tokenizer
+from revati.engines.vllm.token_id import token_id_for
 from revati.models.catalogue import find_model
 
 MODELS = [
@@ -42,6 +44,20 @@ def test_ids_survive_decode_and_encode(model_id: str, tmp_path: Path) -> None:
     words = allowed[allowed > 2000]
     ids = numpy.random.default_rng(0).choice(words, 3000).tolist()
     assert made.encode(made.decode(ids), add_special_tokens=False) == ids
+
+
+@pytest.mark.parametrize("model_id", MODELS)
+def test_the_sampled_token_has_text(model_id: str, tmp_path: Path) -> None:
+    """Until one has, vLLM's detokenizer decodes the whole prompt again for each token."""
+    config = config_of(model_id)
+    made = load(tmp_path, config)
+    assert made.decode([token_id_for(SimpleNamespace(**config))], skip_special_tokens=True) != ""
+
+
+def test_only_a_special_first_token_is_replaced() -> None:
+    assert token_id_for(SimpleNamespace(vocab_size=32000, bos_token_id=0, eos_token_id=[2, 3])) == 1
+    assert token_id_for(SimpleNamespace(vocab_size=32000, bos_token_id=0, eos_token_id=[2, 1])) == 1000
+    assert token_id_for(SimpleNamespace(vocab_size=64, bos_token_id=1, eos_token_id=0)) == 2
 
 
 def test_special_tokens_have_their_real_ids(tmp_path: Path) -> None:

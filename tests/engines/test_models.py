@@ -75,6 +75,7 @@ def test_generates_tokens(tmp_path: Path, emulate: Callable[..., Any], name: str
         [PROGRAM, case], "--cpu-time", "free", timeout_s=1700, env={"REVATI_ACCEPTANCE_RATE": "1"}
     )
     assert result["tokens"] == [24] * 3
+    assert all(result["texts"])  # a token without text costs the detokenizer a prompt a token
     ops = result["ops"]
     assert op in ops, sorted(ops)
     assert not [n for n, (_, confidence, _) in ops.items() if "roofline" in confidence], ops

@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.platforms.cuda import NvmlCudaPlatform
 
-from revati.engines.vllm import folding, patches, weights
+from revati.engines.vllm import folding, patches, token_id, weights
 
 
 class VirtualCudaPlatform(NvmlCudaPlatform):
@@ -17,6 +17,7 @@ class VirtualCudaPlatform(NvmlCudaPlatform):
         super().check_and_update_config(vllm_config)
         patches.apply()
         weights.choose_load_format(vllm_config)
+        token_id.choose(vllm_config)
         if folding.enabled():
             folding.choose_executor(vllm_config.parallel_config)
 

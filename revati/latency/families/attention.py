@@ -202,7 +202,7 @@ class AttentionEstimator:
         longest = booster.ranges["prefill_q"][1]
         asked, at = count, query
         if query > longest and not context:
-            # Beyond what was measured, trees take a long sequence for one of wide heads: as many tiles of the longest.
+            # Trees take longer sequences than were measured for wider heads: as many tiles of the longest.
             asked, at = count * query / longest, longest
         nodes = bracket(booster.entry["grid"]["prefill_q"], at, logarithmic=True)
         rows = [af.prefill(float(asked), q, float(context), heads, self.spec, SCALARS)[0] for q, _ in nodes]
@@ -243,10 +243,10 @@ class AttentionEstimator:
         return ns, "edge" if prefills > 1 and flag == "in_range" else flag
 
     def _not_causal(self, shape: AttentionShape) -> tuple[float, str] | None:
-        """Every query against every key (encoders, cached prompts of latent attention): a causal call with as many pairs.
+        """Every query against every key (encoders, cached prompts of latent attention).
 
-        That is one whose context makes up for what a causal mask hides; where there are too few keys for
-        that, longer sequences in a smaller number, which is fractional.
+        It costs what a causal call with as many pairs does: one whose context makes up for what the mask
+        hides, or, where there are too few keys for that, longer sequences in a smaller, fractional number.
         """
         booster = self.boosters.get("prefill")
         if booster is None:

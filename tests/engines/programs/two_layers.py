@@ -61,7 +61,7 @@ def main(path: Path) -> None:
     )
     _C.reset_stats()
     prompts = [{"prompt_token_ids": [7, 8, 9, 10] * 40} for _ in range(3)]
-    sampling = SamplingParams(max_tokens=case["tokens"], ignore_eos=True, temperature=0, detokenize=False)
+    sampling = SamplingParams(max_tokens=case["tokens"], ignore_eos=True, temperature=0)
     outputs = llm.generate(prompts, sampling, use_tqdm=False, **extra)
     ops: dict[str, list[Any]] = {}
     for name, family, confidence, _shapes, count, _ns in _C.op_stats():
@@ -69,7 +69,8 @@ def main(path: Path) -> None:
         entry[1] = sorted({*entry[1], confidence})
         entry[2] += count
     tokens = [len(o.outputs[0].token_ids) for o in outputs]
-    print("RESULT " + json.dumps({"tokens": tokens, "ops": ops}), flush=True)
+    texts = [o.outputs[0].text for o in outputs]
+    print("RESULT " + json.dumps({"tokens": tokens, "texts": texts, "ops": ops}), flush=True)
 
 
 if __name__ == "__main__":
