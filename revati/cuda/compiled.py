@@ -52,9 +52,9 @@ class CompiledPiece:
     def __call__(self, *args: Any) -> Any:
         """Launch what the compiled graph would launch; results are phantoms of the right shapes."""
         results = self._plan.piece.call(*args)
-        if results is None:
+        if results is None and not self._plan.values_inside:
             return self.graph(*args)
-        if results is False:
+        if results is None or results is False:
             results = self._plan.first(self.graph, args)
         if self._constants is None:
             return tree_unflatten(results, self._spec)
@@ -70,6 +70,9 @@ class Plan:
     def __init__(self, tunes: bool = False) -> None:
         self._tunes = tunes
         self.piece = _C.Piece()
+        self.values_inside = False
+        """Whether an operator of a known plan computes values (expert ids of few tokens, in a capture): such
+        a call cannot be repeated from what it launched, and is priced again each time, fused as ever."""
         self._steps: list[Step] | None = None
         self._shapes: SymbolicShapes | None = None
         self._nodes: list[fx.Node] = []
@@ -89,6 +92,7 @@ class Plan:
             results = self._results(sizes, args)
         finally:
             recorder.end()
+        self.values_inside = self.values_inside or not recorder.repeatable
         self.piece.keep(args, results, recorder, order, self._scratch_bytes(sizes))
         _C.Piece.play(recorder, order, device)
         return results

@@ -107,6 +107,37 @@ def test_results_with_values_run_the_code_every_time() -> None:
     )
 
 
+def test_an_operator_that_computes_values_in_a_capture_leaves_the_rest_fused() -> None:
+    """The router of few tokens chooses experts: the second layer of a graph ran every operator by itself."""
+    passes(
+        TRACED
+        + """
+    @torch.library.custom_op("revati_test::route", mutates_args=())
+    def route(x: torch.Tensor) -> torch.Tensor:
+        chosen = torch.topk(x, 8).indices + 1
+        return torch.empty_like(x)
+
+    route.register_fake(torch.empty_like)
+    many, few = (torch.empty(rows, 64, dtype=torch.bfloat16, device="cuda") for rows in (16384, 4))
+    piece, places = trace(lambda x: torch.ops.revati_test.route(x * 2 + 1) * 3 + 1, many)
+    _, first = launched(lambda: piece(*inputs(places, many)))
+    fused = {name: count for name, count in first.items() if name.startswith("inductor::")}
+    assert sum(fused.values()) == 2 and not {"aten::mul", "aten::mul.Tensor"} & set(first), first
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _layer in range(3):
+            piece(*inputs(places, few))
+    _, replayed = launched(graph.replay)
+    assert {name: replayed.get(name) for name in fused} == {name: 3 * c for name, c in fused.items()}
+    assert set(replayed) == set(first), replayed
+    for _again in range(2):  # outside, nothing is computed
+        _, outside = launched(lambda: piece(*inputs(places, few)))
+        assert outside == first, outside
+    """
+    )
+
+
 def test_temporaries_inside_a_kernel_take_no_memory() -> None:
     passes(
         TRACED
