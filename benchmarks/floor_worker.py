@@ -24,7 +24,10 @@ class FloorWorker(WorkerBase):  # type: ignore[misc]
         self._output: ModelRunnerOutput | None = None
 
     def init_device(self) -> None:
-        """No device."""
+        """No device is used, but vLLM's thread that copies outputs selects one."""
+        import torch
+
+        self.device = torch.device("cuda", self.local_rank)
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         """No model."""

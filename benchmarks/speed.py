@@ -4,7 +4,8 @@
 requests and a worker that returns at once, in real time and without a device: what no emulation can go below.
 Each engine serves the load three times (`--repeats`), and the medians count.
 Ranks of one model replica are folded into one process (`--fold-ranks` of `revati`) and the floor has one
-worker; `--all-ranks` gives every rank its process, here and there.
+worker, in a process of its own as the engine's executor for several GPUs wants it; `--all-ranks` gives every
+rank its process, here and there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
     if not arguments.no_floor:
         floor_args = {**engine_args(setup), "worker_cls": "benchmarks.floor_worker.FloorWorker"}
         if fold:
-            floor_args |= {"tensor_parallel_size": 1, "enable_expert_parallel": False}
-        floor = _run(load, floor_args, options, virtual=False)["wall_s"]
+            one_worker = {"tensor_parallel_size": 1, "enable_expert_parallel": False}
+            floor_args |= one_worker | {"distributed_executor_backend": "mp"}  # as tensor parallelism has it
+        floor = _run(load, floor_args, replace(options, fold_ranks=False), virtual=False)["wall_s"]
     return Speed(setup.name, concurrency, requests, emulated["load_s"], emulated["wall_s"], floor)
 
 

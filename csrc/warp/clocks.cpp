@@ -103,8 +103,9 @@ void publish_signal() {
 }
 void publish_word_send(const void* word, bool is_shared) {
   publish_send();
-  page->word_sends[group_of(word, is_shared)].fetch_add(1);
+  count_word_send(word, is_shared);
 }
+void count_word_send(const void* word, bool is_shared) { page->word_sends[group_of(word, is_shared)].fetch_add(1); }
 
 int64_t now() {
   if (__builtin_expect(self.pending != 0, 0)) realise_pending();

@@ -88,6 +88,7 @@ static int wake(pthread_cond_t* condition, int how_many) {
   __atomic_store_n(&c->signalled_at, own_time(), __ATOMIC_RELAXED);
   __atomic_add_fetch(&c->sequence, 1, __ATOMIC_RELEASE);
   futex_wake(&c->sequence, how_many);
+  count_word_send(&c->sequence, c->shared);
   return 0;
 }
 

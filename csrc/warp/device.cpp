@@ -68,6 +68,7 @@ EXPORT int revati_warp_wait_word(uint32_t* word, uint32_t value) {
 EXPORT void revati_warp_wake_word(uint32_t* word) {
   if (page) publish_word_send(word, true);
   futex_wake(word, INT_MAX);
+  if (page) count_word_send(word, true);
 }
 
 EXPORT int revati_warp_await_word(uint32_t* word, uint32_t value, int64_t timeout_ns) {
@@ -89,4 +90,5 @@ EXPORT void revati_warp_bump_word(uint32_t* word) {
   if (page) publish_word_send(word, true);
   __atomic_fetch_add(word, 1, __ATOMIC_RELEASE);
   futex_wake(word, INT_MAX);
+  if (page) count_word_send(word, true);
 }

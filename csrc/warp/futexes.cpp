@@ -35,8 +35,10 @@ static long futex(long* a) {
                         reinterpret_cast<const timespec*>(a[3]));
     default: {  // wakes at one word or two
       bool is_shared = !(operation & FUTEX_PRIVATE_FLAG);
-      publish_word_send(reinterpret_cast<void*>(a[0]), is_shared);
-      publish_word_send(reinterpret_cast<void*>(a[4]), is_shared);
+      for (int i : {0, 4}) publish_word_send(reinterpret_cast<void*>(a[i]), is_shared);
+      long r = sys(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
+      for (int i : {0, 4}) count_word_send(reinterpret_cast<void*>(a[i]), is_shared);
+      return r;
     }
   }
   return sys(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -13,7 +13,7 @@ namespace revati::warp {
 
 constexpr uint64_t kMagic = 0x31'50'52'41'57'56'45'52;  // "REVWARP1"
 constexpr int kMaxSlots = 4096;
-constexpr uint32_t kWordGroups = 1024;  // words that threads wait on, by hash; group 0: words in shared memory
+constexpr uint32_t kWordGroups = 1024;  // words that threads wait on, by hash
 constexpr int64_t kNever = INT64_MAX;  // a wait without deadline
 constexpr int kWakeSignal = 61;        // blocked everywhere, unblocked only inside ppoll and epoll_pwait
 
@@ -69,6 +69,8 @@ struct alignas(128) Slot {
   std::atomic<uint64_t> children;
   std::atomic<int64_t> interval;   // timers: period in ns, 0 for one shot
   std::atomic<uint32_t> group;     // kWord: of the user word
+  std::atomic<uint32_t> vouched_sends;  // kWord: Page::word_sends of the group, before
+  std::atomic<uint64_t> vouched;   // kWord: `word` of a wait whose thread found the user word as it was, and so will sleep
   std::atomic<int32_t> processor;  // on which the thread began its wait; -1: not known
   std::atomic<int32_t> target;     // timers: descriptor, or minus the signal number
 };
@@ -110,7 +112,7 @@ struct Page {
   alignas(128) std::atomic<uint64_t> activity;  // grows whenever a wait that is not a spinner's begins or ends, and with deaths
   std::atomic<uint64_t> sends;                  // grows with every operation that may wake somebody
   std::atomic<uint64_t> signals;                // of these, signals: they end waits of every kind
-  std::atomic<uint32_t> word_sends[kWordGroups];  // of these, wake-ups on the words of a group
+  std::atomic<uint32_t> word_sends[kWordGroups];  // grows before and after every wake-up on a word of the group
   alignas(128) std::atomic<int64_t> past_now;   // of the newest entry
   std::atomic<uint32_t> past_next;
   Past past[kPasts];

@@ -74,6 +74,9 @@ EXPORT int sem_timedwait(sem_t* s, const timespec* t) {
 }
 EXPORT int sem_post(sem_t* s) {
   auto* own = reinterpret_cast<GlibcSemaphore*>(s);
-  if (page && __atomic_load_n(&own->data, __ATOMIC_SEQ_CST) >= kOneWaiter) publish_word_send(&own->data, own->shared);
-  return NEXT(sem_post)(s);
+  auto has_waiters = [&] { return page && __atomic_load_n(&own->data, __ATOMIC_SEQ_CST) >= kOneWaiter; };
+  if (has_waiters()) publish_word_send(&own->data, own->shared);
+  int r = NEXT(sem_post)(s);
+  if (has_waiters()) count_word_send(&own->data, own->shared);  // one may have come meanwhile
+  return r;
 }

@@ -103,15 +103,20 @@ inline Slot* own_slot() {
   return self.slot;
 }
 
-// The group of a word (Page::word_sends). Several processes see a shared one at different addresses.
+// The group of a word (Page::word_sends). Several processes see a shared one at different addresses, but at the same
+// place of a page of memory.
 inline uint32_t group_of(const void* word, bool is_shared) {
-  if (is_shared) return 0;
-  uint32_t pid = own_slot()->pid.load(std::memory_order_relaxed);
-  return 1 + uint32_t(mix(pid, reinterpret_cast<uint64_t>(word)) % (kWordGroups - 1));
+  uint64_t address = reinterpret_cast<uint64_t>(word);
+  if (is_shared) return uint32_t(mix(0, address % 4096) % kWordGroups);
+  return uint32_t(mix(own_slot()->pid.load(std::memory_order_relaxed), address) % kWordGroups);
 }
 
 // waits.cpp: the one way to wait
-void enter_wait(int64_t deadline, Kind kind, Call call);
+struct UserWord {
+  uint32_t* at;
+  uint32_t value;  // for as long as which the wait lasts
+};
+void enter_wait(int64_t deadline, Kind kind, Call call, UserWord on = {});
 bool leave_wait();                                    // true: the timekeeper fired it
 inline bool fired() { return state_of(self.slot->word.load()) == kFired; }
 void sleep_on_slot();                                 // until fired, a signal handler ran, or spuriously
@@ -140,6 +145,7 @@ void publish();                                       // before anything another
 void publish_send();
 void publish_signal();
 void publish_word_send(const void* word, bool is_shared);
+void count_word_send(const void* word, bool is_shared);  // after the wake-up, as publish_word_send() does before
 void start_charging(int64_t base);
 void start_charging();                                // this thread begins a stretch of work at the clock's time
 int64_t own_time();                                   // what publish() would make known

@@ -21,7 +21,17 @@ static void stopped_running() {
   if (page->running.fetch_sub(1) - 1 <= page->floor.load()) tell_timekeeper();
 }
 
-void enter_wait(int64_t deadline, Kind kind, Call call) {
+// A thread on its way to sleep is still on its processor, and the timekeeper, which it tells that it waits, may come
+// too early to see it asleep. So the thread vouches for it: the word is as it was, and whoever changes it from now on
+// counts a wake-up before anybody can take the waker itself for asleep.
+static void vouch(Slot* s, UserWord on) {
+  uint32_t sends = page->word_sends[s->group.load(std::memory_order_relaxed) % kWordGroups].load();
+  if (__atomic_load_n(on.at, __ATOMIC_SEQ_CST) != on.value) return;
+  s->vouched_sends = sends;
+  s->vouched = s->word.load(std::memory_order_relaxed);
+}
+
+void enter_wait(int64_t deadline, Kind kind, Call call, UserWord on) {
   Slot* s = own_slot();
   if (page->mode == kCharged && kind == kSlotOnly) {
     self.wait_began = own_time();
@@ -36,6 +46,7 @@ void enter_wait(int64_t deadline, Kind kind, Call call) {
   if (kind == kSpin) s->round = self.spin.round;
   else page->activity++;  // its plain stores are for spinners to see
   s->word.store(pack(generation_of(s->word.load(std::memory_order_relaxed)) + 1, kWait));
+  if (on.at) vouch(s, on);
   stopped_running();
   // Last: what the thread waits for a processor before it sleeps must not count.
   self.delay = page->mode == kCharged && kind != kSlotOnly && kind != kSpin ? thread_delay() : Delay{};
@@ -159,7 +170,7 @@ static bool changed(uint32_t* word, uint32_t value) { return __atomic_load_n(wor
 Woken wait_on_word(uint32_t* word, uint32_t value, bool is_shared, bool private_futex, int64_t deadline, Call call) {
   productive();
   own_slot()->group = group_of(word, is_shared);
-  enter_wait(deadline, kWord, call);
+  enter_wait(deadline, kWord, call, {word, value});
   Woken why = Woken::deadline;
   for (;;) {
     Slot* s = self.slot;

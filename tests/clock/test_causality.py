@@ -11,7 +11,7 @@ from conftest import PROGRAMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-KINDS = ("pipe", "unix", "tcp", "zmq")
+KINDS = ("pipe", "unix", "tcp", "zmq", "word", "semaphore")
 TOLERANCE_US = 3  # the clock moves one nanosecond a read
 
 
@@ -126,6 +126,15 @@ def test_receives_equal_the_simulation_beside_cpu_hogs(virtual, tmp_path, hogs):
 def test_threads_side_by_side_keep_causality_too(virtual, tmp_path):
     worlds, expected = worlds_from(11, 20)
     assert differences(expected, play(virtual, tmp_path, worlds, "--parallel")) == []
+
+
+@pytest.mark.parametrize("kind", ["words", "semaphores", "conditions", "pipes"])
+def test_the_clock_stands_while_two_keep_each_other_awake(virtual, kind):
+    """They run side by side and wait in turn, most often just when the timekeeper looks."""
+    rounds = 10_000
+    program = [sys.executable, str(PROGRAMS / "ping_pong.py"), kind, str(rounds)]
+    slept_us = rounds / 10 * 1000
+    assert virtual(program, "free", "--parallel").values()["took_us"] == pytest.approx(slept_us, abs=1)
 
 
 def test_a_timekeeper_that_trusts_the_slots_alone_fails(virtual, tmp_path):

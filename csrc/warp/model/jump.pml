@@ -3,6 +3,7 @@
  *   spin -DN=2 -a jump.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -E -m2000000
  *   spin -DN=3 -DMOST_SENDS=2 -DJUMPS=1 -a jump.pml && ...
  *   spin -DN=2 -DMOST_SENDS=2 -DWORDS -a jump.pml && ...  (waits on words in memory, with proofs that are kept)
+ *   spin -DN=2 -DMOST_SENDS=2 -DWORDS -DVOUCH -a jump.pml && ...  (waits on words that their threads vouch for)
  *   spin -DN=2 -DMOST_SENDS=2 -DDESCRIPTORS -a jump.pml && ...  (waits for descriptors, with proofs that hold while
  *                                                        the run count does)
  * Negative controls, each must report an assertion violation:
@@ -10,6 +11,8 @@
  *   spin -DN=2 -DTRANSIENT_SLEEP -a jump.pml && ...      a kernel state without `off processor`
  *   spin -DN=2 -DWORDS -DCOUNT_NEVER -a jump.pml && ...  wakers do not count their wake-ups
  *   spin -DN=2 -DWORDS -DPROVE_NEVER -a jump.pml && ...  waits on words are believed without a first proof
+ *   spin -DN=2 -DWORDS -DVOUCH -DCOUNT_ONCE -a jump.pml && ...  wakers count before their wake-ups alone
+ *   spin -DN=2 -DWORDS -DVOUCH -DVOUCH_BLINDLY -a jump.pml && ...  threads vouch without a look at the word
  *   spin -DN=2 -DDESCRIPTORS -DWAKING_SLEEPS -a jump.pml && ...  a thread on its way to another processor is taken for
  *                                                        asleep, as /proc/<pid>/syscall says of it
  *
@@ -17,10 +20,11 @@
  * without a deadline, are woken by the kernel (blocked -> runnable -> running), or fired by the timekeeper; the
  * order of the steps in enter_wait() and leave_wait(); a transient kernel state S while still on a processor;
  * sleeps on the slot alone, which look on for a while instead of sleeping and are never asked for; with WORDS the
- * counters of wake-ups and the proofs that hold while they stand; the two waves reading one thread at a time while
+ * counters of wake-ups and the proofs that hold while they stand, with VOUCH also what a thread says of its own wait,
+ * while it may still be on its way to sleep; the two waves reading one thread at a time while
  * everybody moves; with DESCRIPTORS the kept proof, whose second look reads the shown state and then the run count.
  * Claim: whenever the clock jumps, no thread but those that wait for the timekeeper alone is running or runnable, and
- * no receiver waits beside a message.
+ * no receiver waits beside a message; a thread that vouches for its wait may still be on its way to sleep.
  * Left out: signals, spinners, turns (they only restrict who runs), deaths, remote participants, charged time.
  */
 #ifndef N
@@ -46,6 +50,9 @@ bool alone[N];                                 /* waits on its slot and on nothi
 #ifdef WORDS
 byte group_sends[N];                           /* Page::word_sends of the word that thread i waits on */
 #endif
+#ifdef VOUCH
+byte vouched[N], vouched_sends[N];             /* the generation that thread i vouches for; group_sends before */
+#endif
 
 /* The kernel makes a sleeper runnable when there is something for it. */
 inline kernel_wake(who) {
@@ -57,6 +64,9 @@ inline kernel_wake(who) {
 
 proctype Thread(byte me) {
   byte to;
+#ifdef VOUCH
+  byte counted;
+#endif
   do
   :: sends < MOST_SENDS ->                     /* send: the counter first, then the kernel call */
      select(to : 0 .. N - 1);
@@ -69,6 +79,11 @@ proctype Thread(byte me) {
 #endif
 #endif
         atomic { pipe[to]++; kernel_wake(to) }
+#ifdef VOUCH
+#ifndef COUNT_ONCE
+        group_sends[to]++;
+#endif
+#endif
      :: else
      fi
   :: true -> break
@@ -80,6 +95,19 @@ proctype Thread(byte me) {
      :: atomic { pipe[me] > 0 -> pipe[me]-- }
      :: else ->
         atomic { slot[me] = Wait; generation[me]++ }
+#ifdef VOUCH
+        counted = group_sends[me];
+        if
+#ifdef VOUCH_BLINDLY
+        :: true ->
+#else
+        :: pipe[me] == 0 ->
+#endif
+           vouched_sends[me] = counted;
+           vouched[me] = generation[me]
+        :: pipe[me] > 0
+        fi;
+#endif
 again:
         kernel[me] = Transient;                /* set_current_state(TASK_INTERRUPTIBLE) ... */
         if                                     /* ... then the kernel looks at the condition */
@@ -123,8 +151,15 @@ again:
 #elif defined(PROVE_NEVER)
 #define PROVED(i) (seen_sends[i] == proved_sends[i])
 #else
-#define PROVED(i) (proved[i] == noted[i] && proved[i] > 0 && seen_sends[i] == proved_sends[i])
+#define PROVED(i) ((proved[i] == noted[i] && proved[i] > 0 && seen_sends[i] == proved_sends[i]) || VOUCHED(i))
 #endif
+
+#ifdef VOUCH
+#define VOUCHED(i) (vouched[i] == noted[i] && vouched[i] > 0 && vouched_sends[i] == seen_sends[i])
+#else
+#define VOUCHED(i) false
+#endif
+#define ON_ITS_WAY_TO_SLEEP(i) (VOUCHED(i) && kernel[i] != Woken)
 
 proctype Timekeeper() {
   byte i, noted[N], sends_before, jumps;
@@ -190,7 +225,8 @@ proctype Timekeeper() {
           for (i : 0 .. N - 1) {
             assert(slot[i] == Wait &&
                    (alone[i] ||
-                    (kernel[i] != OnCpu && kernel[i] != Woken && (pipe[i] == 0 || pipe[i] >= 100))))
+                    ((kernel[i] != OnCpu && kernel[i] != Woken || ON_ITS_WAY_TO_SLEEP(i)) &&
+                     (pipe[i] == 0 || pipe[i] >= 100))))
           }
 #ifdef WORDS
           for (i : 0 .. N - 1) { proved[i] = noted[i]; proved_sends[i] = seen_sends[i] }

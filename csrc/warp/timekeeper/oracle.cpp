@@ -1,4 +1,4 @@
-// oracle.cpp: the files stat, schedstat and syscall of /proc/<pid>/task/<tid>, kept open.
+// oracle.cpp: the files stat, schedstat, syscall and wchan of /proc/<pid>/task/<tid>, kept open.
 #include "oracle.h"
 
 #include <cstdio>
@@ -15,6 +15,7 @@ void Oracle::forget(int slot) {
   if (f.stat >= 0) close(f.stat);
   if (f.schedstat >= 0) close(f.schedstat);
   if (f.syscall >= 0) close(f.syscall);
+  if (f.wchan >= 0) close(f.wchan);
   f = {};
 }
 
@@ -29,6 +30,8 @@ bool Oracle::open_files(int slot, uint32_t pid, uint32_t tid) {
   f.schedstat = open(path, O_RDONLY | O_CLOEXEC);
   snprintf(path, sizeof path, "/proc/%u/task/%u/syscall", pid, tid);
   f.syscall = open(path, O_RDONLY | O_CLOEXEC);
+  snprintf(path, sizeof path, "/proc/%u/task/%u/wchan", pid, tid);
+  f.wchan = open(path, O_RDONLY | O_CLOEXEC);
   f.pid = pid;
   f.tid = tid;
   return f.stat >= 0;
@@ -62,6 +65,26 @@ char Oracle::stat_state(int slot, uint32_t pid, uint32_t tid) {
 char Oracle::state(int slot, uint32_t pid, uint32_t tid, bool in_futex) {
   char c = stat_state(slot, pid, tid);
   return c == 'S' && !in_futex && !is_off_processor(files_[size_t(slot)]) ? 'R' : c;
+}
+
+// Elsewhere a woken thread may sleep too (a page that is not there): that is no wait.
+static bool is_a_wait(const char* function) {
+  for (const char* name : {"do_epoll_wait", "ep_poll", "do_sys_poll", "do_poll", "poll_schedule_timeout", "futex_", "do_wait",
+                           "pipe_read", "anon_pipe_read"})
+    if (!strncmp(function, name, strlen(name))) return true;
+  return false;
+}
+
+bool Oracle::surely_sleeps(int slot, uint32_t pid, uint32_t tid) {
+  if (!open_files(slot, pid, tid)) return false;
+  Files& f = files_[size_t(slot)];
+  if (f.wchan < 0) return false;
+  char text[64];
+  ssize_t n = pread(f.wchan, text, sizeof text - 1, 0);
+  reads_++;
+  if (n <= 0) return false;
+  text[n] = 0;
+  return is_a_wait(text);
 }
 
 bool Oracle::still_sleeps(int slot, uint32_t pid, uint32_t tid, uint64_t runs) {

@@ -13,6 +13,9 @@ class Oracle {
   // 'R' runs or may run, 'S' sleeps, 'D' and 'T' as in ps, 'X' is no more. `in_futex`: the thread is in a futex
   // wait, where 'S' can be trusted: nothing there looks again after a wake-up.
   char state(int slot, uint32_t pid, uint32_t tid, bool in_futex = false);
+  // Whether the thread sleeps off its processor in one of the kernel's common waits, and nobody has woken it: the kernel
+  // says where a thread sleeps (`wchan`) under the lock that a wake-up takes. False: not known, ask `state`.
+  bool surely_sleeps(int slot, uint32_t pid, uint32_t tid);
   // Of a thread that slept off its processor when its run count was `runs`: does it still, in the same sleep? A woken
   // thread shows as 'R' until it runs, and the count grows before it does. The file `syscall` cannot be asked here: it
   // calls a thread asleep whose wake-up is on its way to another processor.
@@ -29,7 +32,7 @@ class Oracle {
  private:
   struct Files {
     uint32_t pid = 0, tid = 0;
-    int stat = -1, schedstat = -1, syscall = -1;
+    int stat = -1, schedstat = -1, syscall = -1, wchan = -1;
   };
   // A thread that is about to sleep, or has just been woken and looks again, shows as 'S' while it is still on a
   // processor. Only the file `syscall` waits for it to be off. It answers for threads that show as 'S'.

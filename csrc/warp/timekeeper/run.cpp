@@ -138,7 +138,7 @@ void Run::start_command() {
   rlimit limit, wanted;
   getrlimit(RLIMIT_NOFILE, &limit);
   wanted = {limit.rlim_max, limit.rlim_max};
-  setrlimit(RLIMIT_NOFILE, &wanted);  // two descriptors a thread
+  setrlimit(RLIMIT_NOFILE, &wanted);  // four descriptors a thread
   command = fork();
   if (command < 0) fail(std::string("cannot start the command: ") + strerror(errno));
   if (command > 0) return;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -48,10 +49,17 @@ static bool in_kernel(const Slot& s) { return s.kind == kDescriptor || s.kind ==
 bool Waves::trusted(const Seen& e) {
   const Slot& s = page_->slot[e.index];
   if (waits_for_us(s, e.word)) return true;
+  if (state_of(e.word) != kWait || s.kind != kWord) return false;
+  if (s.vouched == e.word && s.vouched_sends == e.group_sends) return true;
   const Proof& p = proofs_[size_t(e.index)];
-  if (state_of(e.word) != kWait || p.word != e.word) return false;
-  if (s.kind == kWord) return p.group_sends == e.group_sends;
-  return in_kernel(s) && oracle_.still_sleeps(e.index, s.pid, s.tid, p.runs);
+  return p.word == e.word && p.group_sends == e.group_sends;
+}
+
+bool Waves::sleeps_as_proved(const Seen& e) {
+  const Slot& s = page_->slot[e.index];
+  const Proof& p = proofs_[size_t(e.index)];
+  return state_of(e.word) == kWait && in_kernel(s) && p.word == e.word &&
+         oracle_.still_sleeps(e.index, s.pid, s.tid, p.runs);
 }
 
 // A thread shows as dead a moment before its parent is woken. Both happen under the kernel's lock of the task
@@ -151,9 +159,12 @@ Verdict Waves::check() {
     bool waits = state_of(e.word) == kWait;
     if (waits && s.kind == kWord) e.group_sends = page_->word_sends[s.group % kWordGroups];
     if (trust && trusted(e)) continue;
+    if (state_of(e.word) != kRun && oracle_.surely_sleeps(e.index, s.pid, s.tid)) continue;
+    if (trust && sleeps_as_proved(e)) continue;
     if (waits && in_kernel(s)) e.runs = run_count(e.index);
     char c = state(e.index);
-    for (int i = 0; c == 'R' && i < 20 && s.word == e.word && state_of(e.word) != kRun; i++) c = state(e.index);
+    bool in_our_way = s.processor == sched_getcpu();
+    for (int i = 0; c == 'R' && !in_our_way && i < 20 && s.word == e.word && state_of(e.word) != kRun; i++) c = state(e.index);
     if (c == 'X') {
       bury(e.index);
       settle_deaths();

@@ -68,8 +68,8 @@ class Waves {
   Oracle oracle_;
   std::vector<Seen> seen_;
   // What was known of a slot when the run was last proved quiet. While nobody sends a signal, a sleep on the slot alone
-  // is ended by the timekeeper only and needs no proof; a wait on a word that was proved asleep holds until somebody
-  // wakes a word of its group. Descriptors and unknown calls are asked for every time.
+  // is ended by the timekeeper only and needs no proof; a wait on a word that was proved or vouched for holds until somebody
+  // wakes a word of its group. Descriptors and unknown calls are asked for every time, here where `wchan` does not answer.
   struct Proof {
     uint64_t word = 0;         // of the slot
     uint64_t runs = kNotAsked;  // descriptors: its run count
@@ -79,6 +79,7 @@ class Waves {
   uint64_t proved_signals_ = ~0ull;
   int64_t proved_at_ = 0;
   bool trusted(const Seen& e);
+  bool sleeps_as_proved(const Seen& e);
   std::vector<Seen> turns_;  // ready threads that still have a turn in this round, last first
   void tell_uncovered(const Slot& s);
   std::set<std::string> told_;
