@@ -1,7 +1,7 @@
-"""Two threads of control wake each other ROUNDS times by one kind of wait; prints how far the clock got (us).
+"""Two threads wake each other ROUNDS times by one kind of wait; prints how far the clock got, in us.
 
-`ping_pong.py KIND ROUNDS`. One of them sleeps a millisecond in every tenth round. Beside them a process sleeps
-50 us at a time: at every other moment at which the clock thinks that both wait, it moves too far.
+`ping_pong.py KIND ROUNDS`. One of them sleeps a millisecond in every tenth round. Beside them a process
+sleeps 50 us at a time: at every other moment at which the clock thinks that both wait, it moves too far.
 """
 
 import ctypes
