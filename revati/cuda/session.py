@@ -32,13 +32,23 @@ def begin() -> None:
     )
     _C.trace(bool(os.environ.get("REVATI_TRACE")))
     if token := os.environ.get("REVATI_TOKEN_ID"):
-        _C.set_token_id(int(token))
+        _C.set_token_id(_number(token))
     if os.environ.get("REVATI_RUN_DIR"):
         atexit.register(write_reports)
         from multiprocessing import util
 
         _report_at_exit(write_reports)
         util.register_after_fork(write_reports, _report_at_exit)
+
+
+def _number(token: str) -> int:
+    from revati.cuda import refusal
+
+    if not token.isdecimal():
+        text = f"REVATI_TOKEN_ID={token}: expected a token's number, 0 or more; or unset it"
+        refusal.note(text)
+        raise ValueError(text)
+    return int(token)
 
 
 def _report_at_exit(report: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from revati.engines import tokenizer
-from revati.engines.vllm.token_id import token_id_for
+from revati.engines.vllm.token_id import check, token_id_for
 from revati.models.catalogue import find_model
 
 MODELS = [
@@ -58,6 +58,12 @@ def test_only_a_special_first_token_is_replaced() -> None:
     assert token_id_for(SimpleNamespace(vocab_size=32000, bos_token_id=0, eos_token_id=[2, 3])) == 1
     assert token_id_for(SimpleNamespace(vocab_size=32000, bos_token_id=0, eos_token_id=[2, 1])) == 1000
     assert token_id_for(SimpleNamespace(vocab_size=64, bos_token_id=1, eos_token_id=0)) == 2
+
+
+def test_a_token_id_outside_the_vocabulary_is_refused() -> None:
+    check(63, SimpleNamespace(vocab_size=64))
+    with pytest.raises(ValueError, match="REVATI_TOKEN_ID=64: the model's vocabulary has 64 tokens"):
+        check(64, SimpleNamespace(vocab_size=64))
 
 
 def test_special_tokens_have_their_real_ids(tmp_path: Path) -> None:

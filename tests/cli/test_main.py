@@ -54,6 +54,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert printed.startswith("revati: ") and printed.count("\n") == 1
 
 
+def test_a_token_id_that_is_no_number_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REVATI_TOKEN_ID", "x")
+    assert run_main(["run", "--gpu", "h100_sxm", "--", sys.executable, "-c", "import torch"]) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("revati: ") and "REVATI_TOKEN_ID=x: expected a token's number" in last
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_server_on_a_taken_port_is_refused(given: bool, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:

@@ -203,7 +203,8 @@ class Steps:
             if not _C.counts_cpu_time():
                 self._runner.add_requests(scheduled)  # none is new: it takes time, and changes nothing
             self._runner.update_requests(scheduled)
-            self._runner.block_tables.apply_staged_writes()
+            if any(new is not None for new in scheduled.scheduled_cached_reqs.new_block_ids):
+                self._runner.block_tables.apply_staged_writes()
             if _C.counts_cpu_time():
                 missing_ns = self._costs[_kind(noted)].of(0) - (host_ns() - began_ns)
             self._repeat(noted, 0, missing_ns)

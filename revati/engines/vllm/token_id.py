@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from revati.cuda import refusal
+
 DEFAULT, ORDINARY = 1, 1000
 """The device's policy (`csrc/dispatch/values.h`), and an id behind the special tokens of any tokenizer."""
 _VARIABLE = "REVATI_TOKEN_ID"
@@ -35,10 +37,26 @@ def token_id_for(config: Any) -> int:
     return ORDINARY if size > ORDINARY else next((one for one in range(size) if one not in taken), DEFAULT)
 
 
+def check(token_id: int, config: Any) -> None:
+    """ValueError if an id is not in the vocabulary of a Hugging Face config that tells its size."""
+    size = getattr(config, "vocab_size", None)
+    if size and token_id >= size:
+        text = f"{_VARIABLE}={token_id}: the model's vocabulary has {size} tokens, expected less; or unset it"
+        refusal.note(text)
+        raise ValueError(text)
+
+
 def choose(vllm_config: Any) -> None:
-    """Set the id for this process and those it starts, unless the user has (`REVATI_TOKEN_ID`)."""
+    """Set the id for this process and those it starts, unless the user has (`REVATI_TOKEN_ID`).
+
+    Raises:
+        ValueError: the user's id is outside the model's vocabulary.
+    """
     model = vllm_config.model_config
-    if model is None or _VARIABLE in os.environ:
+    if model is None:
+        return
+    if asked := os.environ.get(_VARIABLE):
+        check(int(asked), model.hf_text_config)
         return
     token_id = token_id_for(model.hf_text_config)
     if token_id == DEFAULT:
