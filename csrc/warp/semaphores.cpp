@@ -2,8 +2,8 @@
 // sem_trywait's work stay glibc's.
 //
 // CPython's locks are semaphores, and 3.11 to 3.13 read the clock before each (thread_pthread.h; the deadline is used by
-// timed ones alone). In `free` such a read must not take its nanosecond: the garbage collector takes locks too, at
-// moments that are chance.
+// timed ones alone). Such a read must not take its time (clocks.cpp): the program does not see it, and in `free` the
+// garbage collector takes locks too, at moments that are chance.
 #include "shim.h"
 
 #include <semaphore.h>
@@ -45,7 +45,7 @@ static void undo_read_of_lock(void* caller) {
     auto* version = static_cast<const unsigned long*>(dlsym(RTLD_DEFAULT, "Py_Version"));
     return version && *version >= 0x030b0000 && *version < 0x030e0000;
   }();
-  if (page->mode == kFreeTime && locks_read && called_from_python(caller)) undo_read();
+  if (page->mode != kWall && locks_read && called_from_python(caller)) undo_read();
 }
 
 }  // namespace revati::warp

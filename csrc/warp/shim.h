@@ -66,8 +66,8 @@ int64_t now_before(int64_t delay_ns);  // what the clock said so long ago in rea
 // What one thread knows about itself.
 struct Self {
   Slot* slot;
-  int64_t last_read;   // free: the newest time this thread was told
-  int64_t read_before; // free: the one before it
+  int64_t last_read;   // free, charged: the newest time this thread was told
+  int64_t read_before; // the one before it
   int64_t pending;     // modelled host work that has not been realised yet
   int64_t paused_cpu;  // thread CPU time when Revati's own work began
   int64_t wait_began;  // charged

@@ -193,6 +193,30 @@ print(json.dumps(time.monotonic_ns() - t))
     assert v.values() == 1  # the second of the program's own two reads
 
 
+def test_charged_time_does_not_stand_for_a_thread_that_is_behind(virtual):
+    """The other end of a pipe is a tenth of a second ahead; libuuid gives one id twice if time stands."""
+    v = virtual(HEAD + """
+import uuid
+ours, theirs, back = os.pipe(), os.pipe(), os.pipe()
+if os.fork() == 0:
+    os.read(ours[0], 1); os.write(back[1], b'x'); os.read(theirs[0], 1); os._exit(0)
+lock = threading.Lock()
+time.sleep(1)  # the child waits by then
+begin = time.monotonic()
+os.write(ours[1], b'x')
+while time.monotonic() - begin < 0.1: pass
+told = [time.monotonic_ns() for _ in range(1000)]
+ids = {uuid.uuid1().int >> 64 for _ in range(500)}
+behind = time.monotonic() - begin < 0.11
+before = time.monotonic_ns()
+for _ in range(2000): lock.acquire(); lock.release()
+print(json.dumps([min(b - a for a, b in zip(told, told[1:])), len(ids), behind, time.monotonic_ns() - before]))
+os.write(theirs[1], b'x')
+""", "charged", "--wake-cost-us", "100000", "--timer-slack-us", "0", "--cold-share", "0")
+    least, ids, behind, locks_ns = v.values()
+    assert least >= 100 and ids == 500 and behind and locks_ns < 50_000
+
+
 @pytest.mark.parametrize("mode", ["charged", "free --parallel"])
 @pytest.mark.parametrize("then", ["time.sleep(10)", "os._exit(0)"], ids=["sleeps", "ends"])
 def test_a_spinner_sees_what_another_wrote_before_it_waited(virtual, mode, then):
