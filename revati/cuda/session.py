@@ -20,9 +20,10 @@ def begin() -> None:
         return
     _begun = True
     from revati import _C
-    from revati.cuda import compile_fallback, libraries, printing
+    from revati.cuda import compile_fallback, libraries, printing, unique_ids
 
     printing.install()
+    unique_ids.install()
     compile_fallback.install()
     libraries.watch_load_library()
     connect_latency(
