@@ -16,6 +16,7 @@ from revati.cuda import refusal
 DEFAULT, ORDINARY = 1, 1000
 """The device's policy (`csrc/dispatch/values.h`), and an id behind the special tokens of any tokenizer."""
 _VARIABLE = "REVATI_TOKEN_ID"
+_chosen: str | None = None  # what this process has set it to
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 
 
@@ -52,16 +53,18 @@ def choose(vllm_config: Any) -> None:
     Raises:
         ValueError: the user's id is outside the model's vocabulary.
     """
+    global _chosen
     model = vllm_config.model_config
     if model is None:
         return
     if asked := os.environ.get(_VARIABLE):
-        check(int(asked), model.hf_text_config)
+        if asked != _chosen:  # else it was set here, for another model of this process
+            check(int(asked), model.hf_text_config)
         return
     token_id = token_id_for(model.hf_text_config)
     if token_id == DEFAULT:
         return
     from revati import _C
 
-    os.environ[_VARIABLE] = str(token_id)
+    os.environ[_VARIABLE] = _chosen = str(token_id)
     _C.set_token_id(token_id)
