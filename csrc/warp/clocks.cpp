@@ -99,10 +99,6 @@ void publish_send() {
   publish();
   page->sends.fetch_add(1);
 }
-void publish_signal() {
-  publish_send();
-  page->signals.fetch_add(1);
-}
 void publish_word_send(const void* word, bool is_shared) {
   publish_send();
   count_word_send(word, is_shared);

@@ -71,9 +71,8 @@ EXPORT long syscall(long number, ...) {
     case SYS_sched_yield: return sched_yield();
     case SYS_io_uring_setup: errno = ENOSYS; return -1;  // its waits are the kernel's; libuv and tokio fall back
     case SYS_write: case SYS_sendto: case SYS_sendmsg: publish_send(); break;
-    case SYS_kill: case SYS_tkill: case SYS_tgkill: case SYS_rt_sigqueueinfo: case SYS_rt_tgsigqueueinfo:
-      publish_signal();
-      break;
+    case SYS_kill: case SYS_tgkill: case SYS_rt_sigqueueinfo: case SYS_rt_tgsigqueueinfo: publish_signal(pid_t(a[0])); break;
+    case SYS_tkill: publish_signal(0); break;
   }
   return ret(sys(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

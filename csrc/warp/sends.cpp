@@ -17,9 +17,9 @@ static long send_like(long number, A... args) {
 }
 // A signal ends waits of every kind.
 template <class... A>
-static long signal_like(long number, A... args) {
-  if (page) publish_signal();
-  return ret(sys(number, long(args)...));
+static long signal_like(long number, pid_t process, A... args) {
+  if (page) publish_signal(process);
+  return ret(sys(number, process, long(args)...));
 }
 }  // namespace revati::warp
 
@@ -54,15 +54,15 @@ EXPORT int killpg(pid_t group, int signal) {
   return kill(-group, signal);
 }
 EXPORT int pthread_kill(pthread_t thread, int signal) {
-  if (page) publish_signal();
+  if (page) publish_signal(getpid());
   return NEXT(pthread_kill)(thread, signal);
 }
 EXPORT int sigqueue(pid_t pid, int signal, const sigval value) {
-  if (page) publish_signal();
+  if (page) publish_signal(pid);
   return NEXT(sigqueue)(pid, signal, value);
 }
 EXPORT int pthread_sigqueue(pthread_t thread, int signal, const sigval value) {
-  if (page) publish_signal();
+  if (page) publish_signal(getpid());
   return NEXT(pthread_sigqueue)(thread, signal, value);
 }
 

@@ -143,7 +143,6 @@ void undo_read();                                     // the program was not tol
 int64_t base_of(clockid_t clock);                     // its value at virtual time 0; -1: stays real
 void publish();                                       // before anything another thread can see
 void publish_send();
-void publish_signal();
 void publish_word_send(const void* word, bool is_shared);
 void count_word_send(const void* word, bool is_shared);  // after the wake-up, as publish_word_send() does before
 void start_charging(int64_t base);
@@ -162,6 +161,8 @@ inline void productive() {
   self.reads = 0;
   if (self.spin.looks | self.spin.parked) found_something();
 }
+
+void publish_signal(pid_t process);                    // signals.cpp: 0 or less: to one that is not known
 
 void forget_timerfd(int fd);                          // timers.cpp: the descriptor is being closed
 }  // namespace revati::warp

@@ -1,12 +1,50 @@
-// signals.cpp: the wake signal stays blocked whatever the program does to its mask; waits for signals.
+// signals.cpp: the wake signal stays blocked whatever the program does to its mask; waits for signals; what precedes a
+// signal that a thread sends.
 #include "shim.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 namespace revati::warp {
 constexpr uint64_t kWakeBit = 1ull << (kWakeSignal - 1);
+
+// True also of a thread that is gone.
+static bool is_asleep(uint32_t pid, uint32_t tid) {
+  char path[64], text[128];
+  snprintf(path, sizeof path, "/proc/%u/task/%u/stat", pid, tid);
+  long fd = sys(SYS_openat, AT_FDCWD, long(path), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;
+  long n = sys(SYS_read, fd, long(text), sizeof text - 1);
+  sys(SYS_close, fd);
+  if (n <= 0) return true;
+  text[n] = 0;
+  const char* end = strrchr(text, ')');
+  return !end || !strchr("RD", end[2]);
 }
+
+// The clock may have jumped while a thread that waits on its slot or on a word is still on its way to sleep. A signal
+// would come before its system call, and not end its wait. A handler that runs inside a wait keeps its thread awake:
+// then not for ever.
+static void let_fall_asleep(pid_t process) {
+  constexpr int kLooks = 10000;
+  int looks = 0;
+  for (uint32_t i = 0; i < page->high; i++) {
+    Slot& s = page->slot[i];
+    uint64_t w = s.word.load();
+    if (&s == self.slot || state_of(w) != kWait || (s.kind != kSlotOnly && s.kind != kWord)) continue;
+    if (process > 0 && s.pid != uint32_t(process)) continue;
+    while (s.word.load() == w && looks++ < kLooks && !is_asleep(s.pid, s.tid)) sys(SYS_sched_yield);
+  }
+}
+
+void publish_signal(pid_t process) {
+  publish_send();
+  let_fall_asleep(process);
+  page->signals.fetch_add(1);
+}
+}  // namespace revati::warp
 using namespace revati::warp;
 
 EXPORT int pthread_sigmask(int how, const sigset_t* set, sigset_t* old) {

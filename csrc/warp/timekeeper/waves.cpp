@@ -104,7 +104,7 @@ Verdict Waves::check() {
   uint64_t sends = page_->sends;
   uint32_t high = page_->high;
   int outside = 0, threads = 0;
-  bool remote_runs = false, died = false;
+  bool remote_runs = false, died = false, alarm = false;
   seen_.clear();
   for (int i = 0; i < int(high); i++) {  // wave 1
     Slot& s = page_->slot[i];
@@ -112,6 +112,7 @@ Verdict Waves::check() {
     State st = state_of(w);
     if (st == kFree) continue;
     if (s.kind == kTimer && st == kWait) {
+      alarm |= s.target < 0;  // a signal would not end the wait of a thread that is not asleep yet
       seen_.push_back({i, w});
       continue;
     }
@@ -152,7 +153,7 @@ Verdict Waves::check() {
   constexpr int64_t kTrust = 100'000'000;  // a killed process says nothing
   uint64_t signals = page_->signals;
   int64_t real = real_now();
-  bool trust = signals == proved_signals_ && real - proved_at_ < kTrust;
+  bool trust = !alarm && signals == proved_signals_ && real - proved_at_ < kTrust;
   for (auto& e : seen_) {  // wave 2
     Slot& s = page_->slot[e.index];
     if (s.kind == kTimer || s.kind == kRemote) continue;
