@@ -31,11 +31,13 @@ def test_work_costs_its_cpu_time_or_nothing_even_beside_hogs(virtual, hogs, mode
 def test_charged_time_follows_thread_cpu_time_through_preemption_sleeps_and_fork(virtual, hogs):
     """Reads use the processor's counter: that must stop whenever the thread is off its processor."""
     v = virtual(WORK + """
-def drift(seconds):
-    gaps, first = [], time.monotonic() - time.thread_time()
-    end = time.thread_time() + seconds
-    while time.thread_time() < end: gaps.append(time.monotonic() - time.thread_time() - first)
-    return max(gaps), min(gaps)
+def drift(seconds):  # the host may stop between two reads: what it had before it for one side, after it for the other
+    first = time.monotonic() - time.thread_time()
+    end, high, low = time.thread_time() + seconds, 0, 0
+    while (before := time.thread_time()) < end:
+        told, after = time.monotonic(), time.thread_time()
+        high, low = max(high, told - after - first), min(low, told - before - first)
+    return high, low
 alone = drift(0.3)
 r, w = os.pipe()
 if os.fork() == 0: os.write(w, json.dumps(drift(0.1)).encode()); os._exit(0)
