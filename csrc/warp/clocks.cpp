@@ -49,7 +49,7 @@ void charge_wake(bool by_timer) {
   constexpr int64_t kLongWait = 1'000'000, kColdWork = 400'000;  // ns
   Slot* s = self.slot;
   uint32_t kind = s->kind.load(std::memory_order_relaxed), call = s->call.load(std::memory_order_relaxed);
-  if (kind == kSpin || call == kDevice || call == kMutex || call == kClockLoop) return;
+  if (kind == kSpin || call == kDevice || call == kMutex || call == kClockLoop || call == kGil) return;
   if (page->now.load() - self.wait_began >= kLongWait) self.cold = kColdWork;
   s->base += page->wake_cost + (by_timer ? page->timer_slack : 0);
 }

@@ -151,7 +151,7 @@ int64_t own_time();                                   // what publish() would ma
 void wait_out(int64_t end);                           // charged: this thread has slept until then
 void charge_wake(bool by_timer);                      // what it costs a thread to be woken; after start_charging()
 
-// conditions.cpp
+// python_lock.cpp
 bool called_from_python(void* caller);                // whether the interpreter's own code is at this address
 
 // spin.cpp

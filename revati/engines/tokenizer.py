@@ -1,9 +1,13 @@
 """Makes a fast tokenizer with a model's exact vocabulary size where the real one cannot be fetched.
 
-It is a byte-level BPE, so any text can be encoded. Almost every id is an invented four-letter word with its
-leading space: a list of word ids decodes to text that encodes to the same ids, which is what load generators
-rely on to get prompts of a wanted length. Real prose costs about two characters a token here, about twice as
-many tokens as with a real tokenizer: for measured text, bring the real one (`--tokenizer PATH`).
+It is a byte-level BPE, so any text can be encoded. Almost every id is an invented word of up to four letters
+with its leading space: a list of word ids decodes to text that encodes to the same ids, which is what load
+generators rely on to get prompts of a wanted length. Real prose costs about two characters a token here, about
+twice as many tokens as with a real tokenizer: for measured text, bring the real one (`--tokenizer PATH`).
+
+A server's first token waits for the prompt to be encoded, so that takes the steps that real tokenizers take:
+text is split by the expression that GPT-4, Llama 3 and Qwen share, and a word is merged from its letters unless
+the family looks up whole words first (`ignore_merges`, Llama 3). Compared by `benchmarks/tokenizer_cost.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +22,18 @@ from typing import Any
 
 from revati.engines.chat_templates import CHAT_TEMPLATES
 
-VERSION = 2  # raise when the files that come out change: cached models are made anew
+VERSION = 3  # raise when the files that come out change: cached models are made anew
 _SPACE = "Ġ"  # how byte-level BPE writes a leading space
 _WORD_LETTERS = 4
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Special tokens of a model family at their real ids, and whether a prompt starts with BOS."""
+    """Special tokens of a model family at real ids, whether prompts start with BOS, how text is split."""
 
     name: str
     specials: dict[str, int]
@@ -33,6 +41,8 @@ class Family:
     eos: str
     pad: str | None
     adds_bos: bool
+    digits: str = "{1,3}"  # of a number that make a piece
+    ignore_merges: bool = False
 
 
 def _numbered(names: Iterable[str], first_id: int) -> dict[str, int]:
@@ -53,8 +63,9 @@ def _llama3() -> Family:
     free = [token_id for token_id in range(128000, 128256) if token_id not in named.values()]
     reserved = {f"<|reserved_special_token_{number}|>": token_id for number, token_id in enumerate(free)}
     return Family(
-        "llama3", named | reserved, "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", True
-    )
+        "llama3", named | reserved, "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", True,
+        ignore_merges=True,
+    )  # fmt: skip
 
 
 def _qwen() -> Family:
@@ -65,7 +76,8 @@ def _qwen() -> Family:
     names += ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>"]
     names += [f"<|{part}|>" for part in ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad")]
     names += ["<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
-    return Family("qwen", _numbered(names, 151643), None, "<|im_end|>", "<|endoftext|>", False)
+    specials = _numbered(names, 151643)
+    return Family("qwen", specials, None, "<|im_end|>", "<|endoftext|>", False, digits="")
 
 
 def _mistral() -> Family:
@@ -146,13 +158,14 @@ def _byte_alphabet() -> list[str]:
 
 
 def build_vocabulary(family: Family, vocab_size: int) -> dict[str, int]:
-    """Token to id, `vocab_size` entries: special tokens at their ids, then bytes, letter pairs, words."""
+    """Token to id, `vocab_size` entries: special ones at their ids, bytes, letter pairs, words by length."""
     taken = set(family.specials.values())
     free = iter(token_id for token_id in range(vocab_size) if token_id not in taken)
     pairs = ["".join(pair) for pair in itertools.product(string.ascii_lowercase, repeat=2)]
     words = (
         _SPACE + "".join(letters)
-        for letters in itertools.product(string.ascii_lowercase, repeat=_WORD_LETTERS)
+        for length in range(1, _WORD_LETTERS + 1)
+        for letters in itertools.product(string.ascii_lowercase, repeat=length)
     )
     vocabulary = dict(family.specials)
     for token, token_id in zip(itertools.chain(_byte_alphabet(), pairs, words), free, strict=False):
@@ -164,8 +177,16 @@ def build_vocabulary(family: Family, vocab_size: int) -> dict[str, int]:
     return vocabulary
 
 
+def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """How tokens come to be from bytes, first things first: words letter by letter, then letter pairs."""
+    words = (token for token in vocabulary if len(token) > 1 and token[0] == _SPACE and token[1:].isalpha())
+    by_length = sorted(words, key=lambda token: (len(token), vocabulary[token]))
+    pairs = (a + b for a, b in itertools.product(string.ascii_lowercase, repeat=2))
+    return [(token[:-1], token[-1]) for token in (*by_length, *pairs) if token in vocabulary]
+
+
 def words_of(vocab_size: int, config: dict[str, Any]) -> list[str]:
-    """All invented words of a model's tokenizer, leading space included, in id order."""
+    """The longest invented words of a model's tokenizer, leading space included, in id order."""
     vocabulary = build_vocabulary(family_of(config, vocab_size), vocab_size)
     length = _WORD_LETTERS + 1
     return [" " + token[1:] for token in vocabulary if len(token) == length and token[0] == _SPACE]
@@ -176,14 +197,19 @@ def write_tokenizer(folder: Path, config: dict[str, Any], *, model_id: str = "")
 
     The result depends on the config alone, byte for byte.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
     vocab_size = vocab_size_of(config)
     family = family_of(config, vocab_size)
     vocabulary = build_vocabulary(family, vocab_size)
-    merges = [(a, b) for a, b in itertools.product(string.ascii_lowercase, repeat=2) if a + b in vocabulary]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bpe = models.BPE(vocab=vocabulary, merges=_merges(vocabulary), ignore_merges=family.ignore_merges)
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT.format(digits=family.digits)), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in _special_names(family, vocabulary)]

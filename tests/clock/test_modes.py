@@ -31,7 +31,7 @@ def test_work_costs_its_cpu_time_or_nothing_even_beside_hogs(virtual, hogs, mode
 def test_charged_time_follows_thread_cpu_time_through_preemption_sleeps_and_fork(virtual, hogs):
     """Reads use the processor's counter: that must stop whenever the thread is off its processor."""
     v = virtual(WORK + """
-def drift(seconds):  # the host may stop between two reads: what it had before it for one side, after it for the other
+def drift(seconds):  # the host may stop between two reads: one side has those before it, one those after
     first = time.monotonic() - time.thread_time()
     end, high, low = time.thread_time() + seconds, 0, 0
     while (before := time.thread_time()) < end:

@@ -158,7 +158,9 @@ print("there", flush=True); time.sleep(60)"""
 
 
 def test_the_end_of_the_run_reaches_participants(tmp_path):
-    line = command_line(["sh", "-c", "sleep 1"], "wall", ("--run-dir", str(tmp_path)), tmp_path / "s.json")
+    joined = tmp_path / "joined"
+    program = f"until [ -e {joined} ]; do sleep 0.1; done; sleep 1"  # sleeps are jumped over
+    line = command_line(["sh", "-c", program], "wall", ("--run-dir", str(tmp_path)), tmp_path / "s.json")
     run = subprocess.Popen(line, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 5
     while True:
@@ -167,6 +169,7 @@ def test_the_end_of_the_run_reaches_participants(tmp_path):
             break
         except ProtocolError:
             assert time.monotonic() < end
+    joined.touch()
     with pytest.raises(TimekeeperGone):
         while True:
             p.wait_until(p.now_ns() + 3 * SECOND)

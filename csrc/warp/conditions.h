@@ -1,0 +1,21 @@
+// conditions.h: a condition variable of the program, with a layout of our own, because glibc's internal futex words cannot
+// be waited on beside the slot.
+#pragma once
+#include "shim.h"
+
+#include <pthread.h>
+
+namespace revati::warp {
+
+struct Condition {
+  uint32_t sequence, clock, waiters, shared;
+  int64_t signalled_at;  // charged: the time of whoever signalled last
+};
+static_assert(sizeof(Condition) <= sizeof(pthread_cond_t));
+inline Condition* own(pthread_cond_t* c) { return reinterpret_cast<Condition*>(c); }
+
+// python_lock.cpp. A condition is signalled: perhaps it is one of the two of Python's global lock.
+void python_lock_signalled(void* condition, void* caller);
+int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadline);
+
+}  // namespace revati::warp
