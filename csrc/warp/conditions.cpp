@@ -24,16 +24,13 @@ static int wait(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadl
 static int timed_wait(pthread_cond_t* c, pthread_mutex_t* m, clockid_t clock, const timespec* t, void* caller) {
   if (t->tv_nsec < 0 || t->tv_nsec > 999999999) return EINVAL;
   int64_t deadline = ns(*t) - base_of(clock);
-  return called_from_python(caller) ? wait_for_python(c, m, deadline) : wait(c, m, deadline);
+  return called_from_python(caller) ? wait_for_python(own(c), m, deadline) : wait(c, m, deadline);
 }
 
 static int wake(pthread_cond_t* condition, int how_many, void* caller) {
   Condition* c = own(condition);
-  bool has_waiters = __atomic_load_n(&c->waiters, __ATOMIC_SEQ_CST);
-  if (has_waiters) publish_word_send(&c->sequence, c->shared);
-  python_lock_signalled(condition, caller);
-  if (!has_waiters) return 0;
-  __atomic_store_n(&c->signalled_at, own_time(), __ATOMIC_RELAXED);
+  if (is_python_lock(c, caller) || !__atomic_load_n(&c->waiters, __ATOMIC_SEQ_CST)) return 0;
+  publish_word_send(&c->sequence, c->shared);
   __atomic_add_fetch(&c->sequence, 1, __ATOMIC_RELEASE);
   futex_wake(&c->sequence, how_many);
   count_word_send(&c->sequence, c->shared);

@@ -9,13 +9,12 @@ namespace revati::warp {
 
 struct Condition {
   uint32_t sequence, clock, waiters, shared;
-  int64_t signalled_at;  // charged: the time of whoever signalled last
 };
 static_assert(sizeof(Condition) <= sizeof(pthread_cond_t));
 inline Condition* own(pthread_cond_t* c) { return reinterpret_cast<Condition*>(c); }
 
-// python_lock.cpp. A condition is signalled: perhaps it is one of the two of Python's global lock.
-void python_lock_signalled(void* condition, void* caller);
-int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadline);
+// python_lock.cpp. A condition is signalled: whether that says that Python's global lock is free. Nobody need be woken then.
+bool is_python_lock(Condition* condition, void* caller);
+int wait_for_python(Condition* condition, pthread_mutex_t* mutex, int64_t deadline);
 
 }  // namespace revati::warp

@@ -59,6 +59,7 @@ struct alignas(128) Slot {
   std::atomic<uint32_t> pid, tid;  // tid 0: reserved by a parent, not yet taken by the child
   std::atomic<uint32_t> by;        // thread that reserved it: its death ends the reservation
   std::atomic<uint32_t> exiting;   // the thread's destructors have run; Run until the kernel has reaped it
+  std::atomic<uint32_t> let_go;    // charged: of Python's lock; who waits for it has not been told yet
   std::atomic<uint64_t> round;     // spinners: Page::activity when the last empty round began
   std::atomic<int64_t> base, cpu;  // charged: virtual time and thread CPU time at the last wake
   std::atomic<int64_t> lump;       // charged: of `base`, modelled work that took no real time and is not published yet

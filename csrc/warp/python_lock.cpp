@@ -6,23 +6,26 @@
 // `charged`: the thread works from the time at which the lock was let go, or threads that take turns would count as if
 // they worked at once. And it has the lock only if it would have it on a machine with a processor for every thread. There
 // a woken thread takes tens of us to come to the lock, and who let go of it for less (an event loop for a look at its
-// descriptors) has it back by then: the other waits anew, and asks for the lock only once somebody has held it for 5 ms in
-// a piece. Here the woken thread comes when a processor is free; so it looks what the other one does until that is decided.
+// descriptors, an operator of torch) has it back by then: the other waits anew, and asks for the lock only once somebody
+// has held it for 5 ms in a piece. So here nobody is woken when the lock is let go, but when who let go of it waits; a
+// waiter looks now and then whether somebody works on without it.
 #include "conditions.h"
 
+#include <algorithm>
 #include <dlfcn.h>
 
 namespace revati::warp {
 
-// The lock of this process. Written under CPython's own mutex; only `waiters` and `opened` are not.
+// The lock of this process. Written under CPython's own mutex; only `waiters`, `opened` and `let_go` are not.
 static struct {
-  std::atomic<void*> let_go, taken;  // CPython's conditions: signalled when the lock is let go, and when it is taken
+  std::atomic<Condition*> let_go, taken;  // CPython's: signalled when the lock is let go, and when it is taken
+  std::atomic<pthread_mutex_t*> mutex;
   std::atomic<uint32_t> waiters;
   std::atomic<uint32_t> turn;        // odd: free
-  std::atomic<uint32_t> opened;      // the turn at which a waiter shall have it, whatever it costs
+  std::atomic<uint32_t> opened;      // the turn at which who let go of it offers it,
+  std::atomic<Kind> wait;            // because it waits so; kNone: it wants it back
   std::atomic<Slot*> by;             // who took it or let go of it last
-  std::atomic<uint64_t> word;        // of that slot, when it let go
-  std::atomic<int64_t> at;           // its own time then
+  std::atomic<int64_t> at;           // when it let go: its own time,
   std::atomic<int64_t> cpu, base;    // and what that was made of
   std::atomic<uint32_t> pid;         // of the process: a child of a fork has its parent's
 } python;
@@ -49,24 +52,51 @@ bool called_from_python(void* caller) {
   return is_python;
 }
 
-void python_lock_signalled(void* condition, void* caller) {
-  void* let_go = python.let_go.load(std::memory_order_relaxed);
-  if (!let_go || page->mode != kCharged) return;
+static bool is_of_this_process(const Slot* s) { return s && s->pid == self.slot->pid; }
+
+// In a child of a fork: those who waited are its parent's threads.
+static void forget_parent() {
+  uint32_t pid = self.slot->pid.load(std::memory_order_relaxed);
+  if (python.pid.load(std::memory_order_relaxed) == pid) return;
+  python.pid = pid;
+  python.waiters = 0;
+}
+
+bool is_python_lock(Condition* condition, void* caller) {
+  Condition* let_go = python.let_go.load(std::memory_order_relaxed);
+  if (!let_go || page->mode != kCharged) return false;
   bool free = condition == let_go;
   if (!free && condition != python.taken.load(std::memory_order_relaxed)) {
-    if (python.taken.load() || !called_from_python(caller)) return;
+    if (python.taken.load() || !called_from_python(caller)) return false;
     python.taken = condition;
   }
-  Slot* s = own_slot();
-  python.by.store(s, std::memory_order_relaxed);
-  if (free && python.waiters.load(std::memory_order_relaxed)) {
-    python.word = s->word.load(std::memory_order_relaxed);
+  Slot *s = own_slot(), *before = python.by.exchange(s);
+  forget_parent();
+  self.let_go = free && python.waiters.load(std::memory_order_relaxed);
+  if (is_of_this_process(before)) before->let_go = 0;
+  s->let_go = self.let_go;
+  if (self.let_go) {
     python.at = own_time();
     python.cpu = thread_cpu();
     python.base = s->base.load(std::memory_order_relaxed);
   }
   uint32_t turn = python.turn.load(std::memory_order_relaxed);
   python.turn = turn + (turn % 2 == free ? 2 : 1);
+  return free;
+}
+
+void offer_python_lock(Kind wait) {
+  self.let_go = false;
+  Condition* c = python.let_go.load();
+  if (python.by.load() == self.slot && python.waiters.load()) {
+    publish_word_send(&c->sequence, c->shared);
+    python.wait = wait;
+    python.opened = python.turn.load();
+    __atomic_add_fetch(&c->sequence, 1, __ATOMIC_RELEASE);
+    futex_wake(&c->sequence, 1);
+    count_word_send(&c->sequence, c->shared);
+  }
+  self.slot->let_go = 0;
 }
 
 // CPU time of another thread of this process, ns; -1: it is gone.
@@ -76,35 +106,27 @@ static int64_t cpu_of(uint32_t tid) {
   return sys(SYS_clock_gettime, clock, long(&t)) == 0 ? ns(t) : -1;
 }
 
-static bool is_of_this_process(const Slot* s) { return s && s->pid == self.slot->pid; }
-
 static int64_t real_ns() {
   timespec t;
   sys(SYS_clock_gettime, CLOCK_MONOTONIC, long(&t));
   return ns(t);
 }
 
-// The lock was let go. Whether this thread, which was woken by that, comes to it before it is taken again.
-static bool comes_in_time() {
-  constexpr int64_t kPatience = 5'000'000;  // real ns
-  constexpr timespec kPause = {0, 20'000};
+// Whether the lock is free, and would be this thread's before it is taken again.
+static bool comes_in_time(int64_t real_free) {
+  constexpr int64_t kPatience = 1'000'000;  // real ns: who let go of it sleeps, in a call that the shim does not know
   uint32_t turn = python.turn.load();
   if (turn % 2 == 0) return false;
+  Slot* s = python.by.load();
   int64_t at = python.at.load();
-  for (int64_t begin = real_ns(), now = begin; now - begin < kPatience; now = real_ns()) {
-    Slot* s = python.by.load();
-    bool waits = !is_of_this_process(s) || s->word.load() != python.word.load();
-    int64_t work = waits || s->paused ? 0 : cpu_of(s->tid) - python.cpu + s->base - python.base;
-    if (python.turn.load() != turn) return false;
-    if (work >= page->wake_cost || python.opened == turn) return true;
-    if (waits) {  // perhaps for less than this thread takes
+  if (python.opened == turn) {  // perhaps its wait is shorter than what this thread takes
+    if (page->now.load() < at + page->wake_cost && python.wait == kDescriptor)
       sleep_alone(at + page->wake_cost, kGil);
-      return python.turn.load() == turn;
-    }
-    if (now - begin < page->wake_cost) __builtin_ia32_pause();
-    else sys(SYS_nanosleep, long(&kPause));
+  } else if (is_of_this_process(s)) {
+    int64_t work = s->paused ? 0 : cpu_of(s->tid) - python.cpu + s->base - python.base;
+    if (work < page->wake_cost && real_free < kPatience) return false;
   }
-  return true;
+  return python.turn.load() == turn;
 }
 
 // Real ns until whoever holds the lock may have worked up to `until`; where that cannot be told, until so much real time
@@ -120,62 +142,78 @@ static int64_t left_until(int64_t until, int64_t real_waited) {
 }
 
 // Until the lock is this thread's to take, or has been held until `until`; it may be let go and taken again meanwhile.
-// `sequence`: of the condition, as far as this thread has seen it.
-static void await_turn(Condition* c, uint32_t& sequence, int64_t until) {
-  constexpr int64_t kShortest = 50'000;  // real ns
-  int64_t began = real_ns(), left = until - own_time();
-  for (;;) {
-    timespec t = ts(left < kShortest ? kShortest : left > kInterval ? kInterval : left);
+// True: the former.
+static bool await_turn(Condition* c, uint32_t sequence, int64_t until) {
+  constexpr int64_t kFirstLook = 1'000'000, kShortest = 50'000;  // real ns
+  int64_t began = real_ns(), left = until - own_time(), look = kFirstLook;
+  for (uint32_t turn = python.turn;;) {
+    timespec t = ts(std::max(kShortest, std::min(left, look)));
     sys(SYS_futex, long(&c->sequence), FUTEX_WAIT, sequence, long(&t));
-    uint32_t next = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
-    if (next != sequence) {
-      if (comes_in_time()) return;
-      sequence = next;
-      until = __atomic_load_n(&c->signalled_at, __ATOMIC_RELAXED) + page->wake_cost + kInterval;
-      began = real_ns();
+    sequence = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
+    look *= 4;
+    int64_t now = real_ns();
+    if (uint32_t next = python.turn; next != turn) {
+      turn = next;
+      began = now;
+      until = python.at + page->wake_cost + kInterval;  // it would have woken, and waits anew
     }
-    left = left_until(until, real_ns() - began);
-    if (left <= 0) return;
+    if (comes_in_time(now - began)) return true;
+    left = left_until(until, now - began);
+    if (left <= 0) return false;
   }
 }
 
-static void await_turn_really(Condition* c, uint32_t sequence, int64_t left) {
-  timespec t = ts(left < 0 ? 0 : left > kInterval ? kInterval : left);
-  sys(SYS_futex, long(&c->sequence), FUTEX_WAIT, sequence, long(&t));
+// Returns once a waiter, if it comes soon, is there.
+static void let_waiter_in() {
+  constexpr int64_t kLongest = 200'000;  // ns of real time
+  uint32_t waiters = python.waiters.load();
+  offer_python_lock(kNone);
+  for (int64_t begin = real_ns(); python.waiters.load() >= waiters && real_ns() - begin < kLongest;) sys(SYS_sched_yield);
 }
 
-int wait_for_python(pthread_cond_t* condition, pthread_mutex_t* mutex, int64_t deadline) {
-  Condition* c = own(condition);
+// This thread wants the lock back. Who waits for it had it meanwhile, if there was time to come to it: a wake-up takes
+// between nothing and twice what it takes on average, evenly drawn.
+static void before_python_lock() {
+  if (python.by.load() != self.slot) return;
+  auto drawn = int64_t(mix(python.turn.load(), python.at.load()) >> 32);  // in 2^32
+  if (own_time() - python.at >= (drawn * 2 * page->wake_cost) >> 32) let_waiter_in();
+}
+
+int wait_for_python(Condition* c, pthread_mutex_t* mutex, int64_t deadline) {
   undo_read();  // it made the deadline; how many there are is chance
-  if (uint32_t pid = own_slot()->pid; python.pid != pid) {
-    python.pid = pid;
-    python.waiters = 0;
-  }
-  python.let_go.store(condition, std::memory_order_relaxed);
+  own_slot();
+  forget_parent();
+  python.let_go.store(c, std::memory_order_relaxed);
+  python.mutex.store(mutex, std::memory_order_relaxed);
   uint32_t sequence = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
   __atomic_add_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
   python.waiters++;
   pthread_mutex_unlock(mutex);
-  if (page->mode == kCharged) await_turn(c, sequence, deadline);
-  else await_turn_really(c, sequence, deadline - page->now.load());
+  bool woken = true;
+  if (page->mode == kCharged) {
+    woken = await_turn(c, sequence, deadline);
+  } else {
+    int64_t left = deadline - page->now.load();
+    timespec t = ts(left < 0 ? 0 : left > kInterval ? kInterval : left);
+    sys(SYS_futex, long(&c->sequence), FUTEX_WAIT, sequence, long(&t));
+    woken = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE) != sequence;
+  }
   __atomic_sub_fetch(&c->waiters, 1, __ATOMIC_SEQ_CST);
   pthread_mutex_lock(mutex);
   python.waiters--;  // with the mutex: whoever sees it comes to the lock after this thread
-  if (__atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE) == sequence) return ETIMEDOUT;
-  wait_out(__atomic_load_n(&c->signalled_at, __ATOMIC_RELAXED));
-  return 0;
+  if (woken || python.turn % 2) wait_out(python.at);
+  return woken ? 0 : ETIMEDOUT;
 }
 
 }  // namespace revati::warp
 
 using namespace revati::warp;
 
-// Modelled Python work lets go of the lock as the work itself would, but for less real time than a waiter takes to wake.
 EXPORT void revati_warp_let_python_waiter_in() {
-  constexpr int64_t kLongest = 200'000;  // ns of real time
-  uint32_t waiters = python.waiters.load();
-  if (!page || !waiters || page->ns_per_tick <= 0 || python.pid != own_slot()->pid) return;
-  python.opened = python.turn.load();
-  uint64_t begin = __builtin_ia32_rdtsc(), longest = uint64_t(double(kLongest) / page->ns_per_tick);
-  while (python.waiters.load() >= waiters && __builtin_ia32_rdtsc() - begin < longest) sys(SYS_sched_yield);
+  if (page && python.waiters.load() && python.pid == own_slot()->pid) let_waiter_in();  // at once, whatever it costs
+}
+
+EXPORT int pthread_mutex_lock(pthread_mutex_t* mutex) {
+  if (__builtin_expect(self.let_go, 0) && mutex == python.mutex.load()) before_python_lock();
+  return NEXT(pthread_mutex_lock)(mutex);
 }

@@ -75,6 +75,7 @@ struct Self {
   int64_t cold;        // charged: this much CPU time from the last wake runs on cold caches
   uint32_t pauses;
   uint32_t reads;      // clock reads since the last wait, weighted (clocks.cpp)
+  bool let_go;         // charged: of Python's lock, for which somebody waits, and has not taken it again
   volatile int woken;  // set by the handler of kWakeSignal
   bool forks;            // in fork(): `child` and `child_word` are its child's slot, once that is reserved
   Slot* child;
@@ -153,6 +154,7 @@ void charge_wake(bool by_timer);                      // what it costs a thread 
 
 // python_lock.cpp
 bool called_from_python(void* caller);                // whether the interpreter's own code is at this address
+void offer_python_lock(Kind wait);                    // this thread has let go of it, and waits
 
 // spin.cpp
 void empty_look(Call call);                           // a non-blocking look found nothing

@@ -34,6 +34,7 @@ Slot* reserve_slot() {
     s->kind = kNone;
     s->call = kStart;
     s->exiting = 0;
+    s->let_go = 0;
     s->round = 0;
     s->interval = 0;
     s->paused = 0;
@@ -84,6 +85,7 @@ void take_slot(Slot* s, uint64_t word) {
 void take_new_slot() { become(reserve_slot()); }
 
 static void on_thread_exit(void* s) {
+  if (self.let_go) offer_python_lock(kBlocked);
   publish_send();
   static_cast<Slot*>(s)->exiting = 1;
 }

@@ -33,6 +33,7 @@ static void vouch(Slot* s, UserWord on) {
 
 void enter_wait(int64_t deadline, Kind kind, Call call, UserWord on) {
   Slot* s = own_slot();
+  if (__builtin_expect(self.let_go, 0)) offer_python_lock(kind);
   if (page->mode == kCharged && kind == kSlotOnly) {
     self.wait_began = own_time();
   } else {

@@ -2,12 +2,13 @@
 
 It is a byte-level BPE, so any text can be encoded. Almost every id is an invented word of up to four letters
 with its leading space: a list of word ids decodes to text that encodes to the same ids, which is what load
-generators rely on to get prompts of a wanted length. Real prose costs about two characters a token here, about
-twice as many tokens as with a real tokenizer: for measured text, bring the real one (`--tokenizer PATH`).
+generators rely on to get prompts of a wanted length. Real prose costs about two characters a token here,
+about twice as many tokens as with a real tokenizer: for measured text, bring that (`--tokenizer PATH`).
 
 A server's first token waits for the prompt to be encoded, so that takes the steps that real tokenizers take:
-text is split by the expression that GPT-4, Llama 3 and Qwen share, and a word is merged from its letters unless
-the family looks up whole words first (`ignore_merges`, Llama 3). Compared by `benchmarks/tokenizer_cost.py`.
+text is split by the expression that GPT-4, Llama 3 and Qwen share, and a word is merged from its letters
+unless the family looks up whole words first (`ignore_merges`, Llama 3). `benchmarks/tokenizer_cost.py`
+compares.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ Verdict Waves::check() {
       continue;
     }
     if (c != 'S' || st == kFired) return busy(i);
-    if (s.exiting) return busy(-1);
+    if (s.exiting || s.let_go) return busy(-1);  // a joiner, or who waits for Python's lock, is about to wake
     if (uncovered(s)) tell_uncovered(s);
     seen_.push_back({i, w, runs_before});
     outside++;
