@@ -91,7 +91,7 @@ print(json.dumps(sorted(ratios)))""", "charged").values()
 
 @pytest.mark.parametrize(("burst", "least", "most"), [(0.003, 0, 30), (0.008, 50, 80)])
 def test_a_thread_that_wants_pythons_lock_back_at_once_has_it(virtual, burst, least, most):
-    """A look at a descriptor lets go of it for a microsecond: too short for another thread, unless held for 5 ms.
+    """A look at a descriptor lets go of it for a microsecond: too short for another, unless held for 5 ms.
 
     On an idle machine with a processor for each, in real time: 1 turn of 166, and 63 of 62.
     """
