@@ -67,6 +67,7 @@ static void become(Slot* s) {
   self = Self{};
   self.slot = s;
   s->paused = 0;
+  s->let_go = 0;
   s->call = kStart;
   s->pid = uint32_t(sys(SYS_getpid));
   s->tid = uint32_t(sys(SYS_gettid));
