@@ -16,7 +16,7 @@
 
 namespace revati::warp {
 
-// The lock of this process. Written under CPython's own mutex; only `waiters`, `opened` and `let_go` are not.
+// The lock of this process. Written under CPython's own mutex; only `opened` and `wait` are not.
 static struct {
   std::atomic<Condition*> let_go, taken;  // CPython's: signalled when the lock is let go, and when it is taken
   std::atomic<pthread_mutex_t*> mutex;
@@ -88,10 +88,11 @@ bool is_python_lock(Condition* condition, void* caller) {
 void offer_python_lock(Kind wait) {
   self.let_go = false;
   Condition* c = python.let_go.load();
-  if (python.by.load() == self.slot && python.waiters.load()) {
+  uint32_t turn = python.turn.load();
+  if (turn % 2 && python.by.load() == self.slot && python.waiters.load()) {
     publish_word_send(&c->sequence, c->shared);
     python.wait = wait;
-    python.opened = python.turn.load();
+    python.opened = turn;
     __atomic_add_fetch(&c->sequence, 1, __ATOMIC_RELEASE);
     futex_wake(&c->sequence, 1);
     count_word_send(&c->sequence, c->shared);
