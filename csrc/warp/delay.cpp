@@ -4,20 +4,14 @@
 // the time at which it was woken, or their work would count as if it had waited for it.
 #include "shim.h"
 
-#include <fcntl.h>
-
 namespace revati::warp {
 
 Delay thread_delay() {
   char text[96];
-  int fd = int(sys(SYS_openat, AT_FDCWD, long("/proc/thread-self/schedstat"), O_RDONLY | O_CLOEXEC));
-  if (fd < 0) return {};
-  long n = sys(SYS_read, fd, long(text), sizeof text - 1);
-  sys(SYS_close, fd);
-  if (n <= 0) return {};
+  if (!read_proc("/proc/thread-self/schedstat", text)) return {};
   uint64_t field[3] = {};
   int at = 0;
-  for (long i = 0; i < n && at < 3; i++) {
+  for (long i = 0; text[i] && at < 3; i++) {
     if (text[i] >= '0' && text[i] <= '9') field[at] = 10 * field[at] + uint64_t(text[i] - '0');
     else at++;
   }

@@ -13,6 +13,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -52,6 +53,16 @@ inline int64_t ns(const timespec& t) {
 }
 inline timespec ts(int64_t n) { return {time_t(n / 1000000000), long(n % 1000000000)}; }
 inline void futex_wake(void* word, int n, int flag = 0) { sys(SYS_futex, long(word), FUTEX_WAKE | flag, n); }
+// What a file of /proc says, as a string; false: nothing.
+template <size_t N>
+inline bool read_proc(const char* path, char (&text)[N]) {
+  long fd = sys(SYS_openat, AT_FDCWD, long(path), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  long n = sys(SYS_read, fd, long(text), N - 1);
+  sys(SYS_close, fd);
+  text[n > 0 ? n : 0] = 0;
+  return n > 0;
+}
 int64_t thread_cpu();     // cputime.cpp: ns
 int32_t own_processor();  // -1: not known
 

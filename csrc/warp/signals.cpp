@@ -2,7 +2,6 @@
 // signal that a thread sends.
 #include "shim.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,12 +13,7 @@ constexpr uint64_t kWakeBit = 1ull << (kWakeSignal - 1);
 static bool is_asleep(uint32_t pid, uint32_t tid) {
   char path[64], text[128];
   snprintf(path, sizeof path, "/proc/%u/task/%u/stat", pid, tid);
-  long fd = sys(SYS_openat, AT_FDCWD, long(path), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;
-  long n = sys(SYS_read, fd, long(text), sizeof text - 1);
-  sys(SYS_close, fd);
-  if (n <= 0) return true;
-  text[n] = 0;
+  if (!read_proc(path, text)) return true;
   const char* end = strrchr(text, ')');
   return !end || !strchr("RD", end[2]);
 }
