@@ -30,21 +30,14 @@ LOCAL = (
 MOST_TOKENS = 130_072  # Tekken's; further ones are never used
 
 
-def _unicode_of_bytes() -> dict[int, str]:
-    """How byte-level BPE writes each byte: printable ones as themselves, the others from U+0100 on."""
-    itself = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in itself]
-    table = {byte: chr(byte) for byte in itself} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-    return table
-
-
 def tekken(*, ignore_merges: bool) -> Tokenizer:
     """Mistral's vocabulary in a tokenizer of the tokenizers library."""
     import mistral_common
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     path = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
     content = json.loads(path.read_text())
-    table = _unicode_of_bytes()
+    table = bytes_to_unicode()  # how byte-level BPE writes each byte
     vocabulary: dict[str, int] = {}
     for rank, entry in enumerate(content["vocab"][:MOST_TOKENS]):
         vocabulary["".join(table[byte] for byte in base64.b64decode(entry["token_bytes"]))] = rank

@@ -84,9 +84,9 @@ def in_threads(n):
     for each in workers: each.start()
     for each in workers: each.join()
     return time.monotonic() - begin
-ratios = [in_threads(3) / sum(in_threads(1) for _ in range(3)) for _ in range(3)]
+ratios = [in_threads(3) / sum(in_threads(1) for _ in range(3)) for _ in range(5)]
 print(json.dumps(sorted(ratios)))""", "charged").values()
-    assert v[1] == pytest.approx(1, abs=0.1), v  # threads that compute at once: 1/3
+    assert v[2] == pytest.approx(1, abs=0.1), v  # threads that compute at once: 1/3
 
 
 @pytest.mark.parametrize(("burst", "least", "most"), [(0.003, 0, 30), (0.008, 50, 80)])
