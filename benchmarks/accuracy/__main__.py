@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.accuracy.case import Case, CaseError, load_cases, select
+from benchmarks.accuracy.records import keep, kept
 from benchmarks.accuracy.runner import Outcome, Variant, run_case, run_one_server
-from benchmarks.accuracy.table import case_table, markdown, replace_section, summary_table
+from benchmarks.accuracy.table import case_table, markdown, markdown_of_series, replace_section, series_table
 from revati.cli.errors import CliError
 from revati.report.summary import crowded
 
@@ -48,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpu-factor", type=float, help="scale of charged CPU time")
     parser.add_argument("--json", type=Path, help="write all results here, after every case")
     parser.add_argument("--resume", action="store_true", help="take over what --json holds; run the rest")
-    parser.add_argument("--show", action="store_true", help="run nothing; tables of what --json holds")
-    parser.add_argument("--markdown", type=Path, help="put the table between the markers of this document")
+    parser.add_argument("--show", action="store_true", help="run nothing; tables of --json or the records")
+    parser.add_argument("--keep", action="store_true", help="put the results on record in this repository")
+    parser.add_argument("--markdown", type=Path, help="put the tables between the markers of this document")
     parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
     return parser
 
@@ -86,7 +88,9 @@ def run_all(
 
 
 def shown(chosen: Sequence[Case], path: Path | None) -> list[Outcome]:
-    """The results in a file that are of these cases, in their order."""
+    """The results of these cases in a file, or on record where none is named, in their order."""
+    if path is None:
+        return kept(chosen)
     entries = _earlier(path)
     try:
         found = [
@@ -112,7 +116,7 @@ def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[li
                 continue
             if not variant.fold_ranks and series.gpus == 1:
                 continue
-            if variant.older_engine and not series.older_engine:
+            if variant.older_engine and not (series.older_engine or series.older_engine_env):
                 continue
             yield cases, variant
 
@@ -120,7 +124,7 @@ def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[li
 def _earlier(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
     """Entries of a result file by case and variant; none where it does not exist."""
     if path is None:
-        raise CaseError("--resume and --show need --json FILE, results of an earlier run")
+        raise CaseError("--resume needs --json FILE, results of an earlier run")
     if not path.exists():
         return {}
     try:
@@ -145,23 +149,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.logs is not None:
         arguments.logs.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
     try:
         if arguments.show:
-            outcomes, failures = shown(chosen, arguments.json), []
+            outcomes = shown(chosen, arguments.json)
         else:
             outcomes, failures = run_all(chosen, arguments, console)
+        if arguments.keep:
+            for path in keep(outcomes):
+                console.print(f"kept: {path}")
     except CaseError as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
     if len(outcomes) > 1:
-        console.print(summary_table(outcomes))
+        console.print(series_table(outcomes))
     for line in sorted({note for outcome in outcomes for note in outcome.case.series.published_errors}):
         console.print(f"published: {line}")
     if arguments.markdown is not None and outcomes:
         words = shlex.join(["python", "-m", "benchmarks.accuracy", *_shown(argv)])
-        section = f"Printed by `{words}`; cells are measured / predicted (error).\n\n{markdown(outcomes)}"
+        said = f"Printed by `{words}`"
         text = arguments.markdown.read_text() if arguments.markdown.exists() else "# Accuracy\n"
-        arguments.markdown.write_text(replace_section(text, section))
+        text = replace_section(text, "in short", f"{said}.\n\n{markdown_of_series(outcomes)}")
+        points = f"{said}; cells are measured / predicted (error).\n\n{markdown(outcomes)}"
+        arguments.markdown.write_text(replace_section(text, "points", points))
     return 1 if failures else 0
 
 

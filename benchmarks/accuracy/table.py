@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from statistics import fmean, median
+from statistics import fmean
 
 from rich import box
 from rich.table import Table
@@ -12,16 +12,12 @@ from rich.table import Table
 from benchmarks.accuracy.metrics import flatten
 from benchmarks.accuracy.runner import Outcome
 
-BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
-_COLUMNS = ("ttft_ms.mean", "tpot_ms.mean", "itl_ms.p99", "e2el_ms.mean", "duration_s", "output_tokens_per_s")
-_COLUMNS_OF_PERCENTILES = (  # where no means were published
-    "ttft_ms.p95",
-    "tpot_ms.p95",
-    "itl_ms.p50",
-    "e2el_ms.p95",
-    "duration_s",
-    "output_tokens_per_s",
-)
+_WHOLE_RUN = ("duration_s", "output_tokens_per_s")
+_COLUMNS = {  # by the statistic that was published
+    "mean": ("ttft_ms.mean", "tpot_ms.mean", "itl_ms.p99", "e2el_ms.mean", *_WHOLE_RUN),
+    "p95": ("ttft_ms.p95", "tpot_ms.p95", "itl_ms.p50", "e2el_ms.p95", *_WHOLE_RUN),
+    "p50": ("ttft_ms.p50", "ttft_ms.p99", "tpot_ms.p50", "tpot_ms.p99", "output_tokens_per_s"),
+}
 _TITLES = {"duration_s": "duration, s", "output_tokens_per_s": "output tokens/s"}
 
 
@@ -48,51 +44,83 @@ def case_table(outcome: Outcome) -> Table:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """Rows of measured, predicted and error, with versions and goals: a table for cases with published means,
-    another for those with percentiles only."""
-    means = [one for one in outcomes if not _only_percentiles(one)]
-    percentiles = [one for one in outcomes if _only_percentiles(one)]
-    tables = [_markdown(means, _COLUMNS), _markdown(percentiles, _COLUMNS_OF_PERCENTILES)]
-    rows = summary(outcomes)
-    if rows:
-        lines = ["| " + " | ".join(_SUMMARY_HEADERS) + " |", "|---" * len(_SUMMARY_HEADERS) + "|"]
-        tables.append("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n")
+    """Rows of measured, predicted and error: a table for each statistic that was published."""
+    tables = []
+    for statistic, columns in _COLUMNS.items():
+        own = [one for one in outcomes if _published(one) == statistic]
+        tables.append(_markdown(own, columns))
     return "\n".join(table for table in tables if table)
 
 
-_SUMMARY_HEADERS = ("measured engine", "variant", "metric", "points", "mean error", "median", "largest")
+_SERIES_HEADERS = ("case", "GPUs", "model", "measured engine", "variant", "points")
+_SERIES_METRICS = {  # the first that was published
+    "TTFT": ("ttft_ms.mean", "ttft_ms.p95", "ttft_ms.p50"),
+    "TPOT": ("tpot_ms.mean", "tpot_ms.p95", "tpot_ms.p50"),
+    "ITL, median": ("itl_ms.p50",),
+    "ITL, p99": ("itl_ms.p99",),
+    "E2EL": ("e2el_ms.mean", "e2el_ms.p95"),
+    "duration": ("duration_s",),
+    "tokens/s": ("output_tokens_per_s",),
+}
 
 
-def summary(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    """Absolute errors over all points of one measured engine version, by metric. Rows of text."""
+def series_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """Errors of each series and variant over its points: mean of absolute ones (the largest), as text.
+
+    Means where they were published, 95th percentiles or medians elsewhere.
+    """
 
     def key(outcome: Outcome) -> tuple[str, str]:
-        return outcome.case.series.measured_engine, outcome.variant.name
+        return outcome.case.series.id, outcome.variant.name
 
     rows = []
-    for (engine, variant), group in groupby(sorted(outcomes, key=key), key=key):
+    for (_, variant), group in groupby(sorted(outcomes, key=key), key=key):
         points = list(group)
-        for name in dict.fromkeys((*_COLUMNS, *_COLUMNS_OF_PERCENTILES)):
-            errors = [abs(one.error_percent[name]) for one in points if name in one.error_percent]
-            if errors:
-                figures = (f"{figure(errors):.1f}%" for figure in (fmean, median, max))
-                rows.append((engine, variant, _title(name), str(len(errors)), *figures))
+        series = points[0].case.series
+        cells = []
+        for names in _SERIES_METRICS.values():
+            published = [[one.error_percent.get(name) for name in names] for one in points]
+            firsts = [next((error for error in errors if error is not None), None) for errors in published]
+            cells.append(_mean_and_largest([error for error in firsts if error is not None]))
+        about = (series.id, f"{series.gpus} x {series.gpu}", series.model, series.measured_engine)
+        rows.append((*about, variant, str(len(points)), *cells))
     return rows
 
 
-def summary_table(outcomes: Sequence[Outcome]) -> Table:
-    """The same for the terminal."""
-    table = Table(title="absolute errors", box=box.SIMPLE_HEAD, title_justify="left")
-    for number, header in enumerate(_SUMMARY_HEADERS):
-        table.add_column(header, justify="left" if number < 3 else "right")
-    for row in summary(outcomes):
-        table.add_row(*row)
+def _mean_and_largest(errors: Sequence[float]) -> str:
+    if not errors:
+        return ""
+    if len(errors) == 1:
+        return f"{errors[0]:+.1f}%"
+    return f"{fmean(map(abs, errors)):.1f}% ({max(errors, key=abs):+.1f}%)"
+
+
+def series_table(outcomes: Sequence[Outcome]) -> Table:
+    """`series_rows` for the terminal, without what the case files say."""
+    title = "errors: mean of absolute ones (the largest)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    about = {"GPUs", "model", "measured engine"}
+    shown = [number for number, header in enumerate(_SERIES_HEADERS) if header not in about]
+    for header in (*(_SERIES_HEADERS[number] for number in shown), *_SERIES_METRICS):
+        table.add_column(header, justify="right" if header in _SERIES_METRICS else "left")
+    for row in series_rows(outcomes):
+        table.add_row(*(row[number] for number in shown), *row[len(_SERIES_HEADERS) :])
     return table
 
 
-def _only_percentiles(outcome: Outcome) -> bool:
+def markdown_of_series(outcomes: Sequence[Outcome]) -> str:
+    """`series_rows` for a document."""
+    return _lines([*_SERIES_HEADERS, *_SERIES_METRICS], series_rows(outcomes))
+
+
+def _lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _published(outcome: Outcome) -> str:
     measured = flatten(outcome.case.point.measured)
-    return "ttft_ms.p95" in measured and "ttft_ms.mean" not in measured
+    return next((one for one in _COLUMNS if f"ttft_ms.{one}" in measured), "mean")
 
 
 def _title(name: str) -> str:
@@ -103,8 +131,7 @@ def _title(name: str) -> str:
 def _markdown(outcomes: Sequence[Outcome], columns: Sequence[str]) -> str:
     if not outcomes:
         return ""
-    lines = ["| case | variant | measured engine | " + " | ".join(map(_title, columns)) + " | goal |"]
-    lines.append("|---" * (len(columns) + 4) + "|")
+    rows = []
     for outcome in outcomes:
         measured = flatten(outcome.case.point.measured)
         cells = [_cell(measured.get(name), outcome.predicted.get(name)) for name in columns]
@@ -116,9 +143,8 @@ def _markdown(outcomes: Sequence[Outcome], columns: Sequence[str]) -> str:
             if not misses
             else "missed: " + ", ".join(misses)
         )
-        row = [outcome.case.id, outcome.variant.name, outcome.case.series.measured_engine, *cells, verdict]
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([outcome.case.id, outcome.variant.name, *cells, verdict])
+    return _lines(["case", "variant", *map(_title, columns), "goal"], rows)
 
 
 def _cell(measured: float | None, predicted: float | None) -> str:
@@ -127,9 +153,10 @@ def _cell(measured: float | None, predicted: float | None) -> str:
     return f"{measured:.2f} / {predicted:.2f} ({(predicted / measured - 1) * 100:+.1f}%)"
 
 
-def replace_section(text: str, section: str) -> str:
-    """Put `section` between the markers of a document (appended with markers if it has none)."""
-    if BEGIN not in text or END not in text:
-        return f"{text.rstrip()}\n\n{BEGIN}\n{section}{END}\n"
-    head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n{section}{END}{rest.partition(END)[2]}"
+def replace_section(text: str, name: str, section: str) -> str:
+    """Put `section` between the markers of that name in a document (appended with markers if it has none)."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if begin not in text or end not in text:
+        return f"{text.rstrip()}\n\n{begin}\n{section}{end}\n"
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{section}{end}{rest.partition(end)[2]}"

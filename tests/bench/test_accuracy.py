@@ -13,8 +13,9 @@ import pytest
 from benchmarks.accuracy.__main__ import jobs, main
 from benchmarks.accuracy.case import Case, CaseError, Series, load_cases, load_series, select
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests, medians
+from benchmarks.accuracy.records import keep, kept
 from benchmarks.accuracy.runner import Outcome, Variant, bench_words, data_folder
-from benchmarks.accuracy.table import BEGIN, END, markdown, replace_section, summary
+from benchmarks.accuracy.table import markdown, markdown_of_series, replace_section, series_rows
 from revati.bench.client import GO
 
 
@@ -209,23 +210,50 @@ def test_the_table_says_what_was_missed() -> None:
     assert "missed: tpot_ms.mean" in text and "7.28 / 8.00 (+9.9%)" in text
 
 
-def test_the_summary_is_of_absolute_errors_by_measured_engine() -> None:
+def test_the_summary_has_the_mean_absolute_and_the_largest_error_of_each_series() -> None:
     older = Outcome(case_named("h100-qwen3-8b-c1"), Variant(), {}, {"tpot_ms.mean": -9.0}, {})
     points = [
         Outcome(case_named(f"h100-qwen3-8b-v030-chat-{one}"), Variant(), {}, {"tpot_ms.p95": error}, {})
         for one, error in (("c1", -3.0), ("c4", 1.0), ("c16", 0.5))
     ]
-    assert summary([points[0], older, *points[1:]]) == [
-        ("vLLM 0.11.0", "default", "TPOT mean, ms", "1", "9.0%", "9.0%", "9.0%"),
-        ("vLLM 0.30.0", "default", "TPOT p95, ms", "3", "1.5%", "1.0%", "3.0%"),
+    rows = series_rows([points[0], older, *points[1:]])
+    assert [(row[0], row[3], row[5], row[7]) for row in rows] == [
+        ("h100-qwen3-8b", "vLLM 0.11.0", "1", "-9.0%"),
+        ("h100-qwen3-8b-v030-chat", "vLLM 0.30.0", "3", "1.5% (-3.0%)"),
     ]
-    assert "| vLLM 0.30.0 | default | TPOT p95, ms | 3 | 1.5% | 1.0% | 3.0% |" in markdown(points)
+    assert "| 3 |  | 1.5% (-3.0%) |" in markdown_of_series(points)
 
 
-def test_a_document_keeps_what_is_around_the_table() -> None:
-    text = replace_section(f"before\n{BEGIN}\nold\n{END}\nafter\n", "new\n")
-    assert text == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    assert replace_section("only\n", "new\n").count(BEGIN) == 1
+def test_a_document_keeps_what_is_around_the_tables() -> None:
+    before = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n"
+    text = replace_section(before, "a", "new\n")
+    assert text == before.replace("old", "new")
+    assert replace_section(text, "b", "more\n") == text + "\n<!-- b: begin -->\nmore\n<!-- b: end -->\n"
+
+
+def test_records_take_the_place_of_earlier_ones_beside_what_was_measured(tmp_path: Path) -> None:
+    case = case_named("h100-qwen3-8b-c1")
+    block = {"versions": {"vllm": "0.32.0"}, "wall": {"host_pace": 1.0, "clock": {}}, "top_ops": []}
+    keep([Outcome(case, Variant(), {"tpot_ms.mean": 1.0}, {}, block)], tmp_path)
+    older = Variant("older-engine", older_engine=True)
+    [path] = keep(
+        [
+            Outcome(case, older, {"tpot_ms.mean": 7.28 * 2}, {}, block),
+            Outcome(case, Variant(), {"tpot_ms.mean": 7.28}, {}, block),
+        ],
+        tmp_path,
+    )
+    assert path.name == "h100-qwen3-8b.json" and "top_ops" not in path.read_text()
+    found = kept([case, case_named("h100-qwen3-8b-c2")], tmp_path)
+    assert [(one.variant.name, one.error_percent["tpot_ms.mean"]) for one in found] == [
+        ("default", pytest.approx(0.0)),
+        ("older-engine", pytest.approx(100.0)),
+    ]
+    with pytest.raises(CaseError, match="no record of these cases"):
+        kept([case_named("h100-qwen3-8b-c2")], tmp_path)
+    path.write_text("[{}]")
+    with pytest.raises(CaseError, match=r"h100-qwen3-8b\.json"):
+        kept([case], tmp_path)
 
 
 def test_an_unknown_case_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,7 +283,6 @@ def test_show_prints_all_that_the_result_file_holds_and_runs_nothing(tmp_path: P
     assert main(["--show", "--json", str(results), "--markdown", str(document)]) == 0
     rows = [line for line in document.read_text().splitlines() if line.startswith(f"| {case.id} |")]
     assert [row.split(" | ")[1] for row in rows] == ["default", "older-engine"]
-    assert main(["--show"]) == 2
     assert main(["rtx4090-llama8b", "--show", "--json", str(results)]) == 2
     assert main(["--show", "--json", str(tmp_path / "nothing.json")]) == 2
     results.write_text(json.dumps([{"case": case.id, "variant": {"name": "default", "odd": 1}}]))

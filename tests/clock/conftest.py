@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from revati.clock.launch import native_dir
+from tests.clock.command import command_line
 
-PROGRAMS = Path(__file__).parent / "programs"
 MODES = ("free", "charged", "wall")
 
 
@@ -42,12 +42,6 @@ def built() -> None:
     """The tests run the real binaries."""
     if not (native_dir() / "revati-timekeeper").is_file():
         pytest.skip(f"the clock is not built: make -C csrc/warp OUT={native_dir()}")
-
-
-def command_line(argv: list[str], mode: str, options: tuple[str, ...], stats: Path) -> list[str]:
-    """The command line of one run."""
-    own = ("--cpu-time", mode, "--stats", str(stats), *options)
-    return [sys.executable, "-m", "revati.clock", *own, "--", *argv]
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import random
 import sys
 
 import pytest
-from conftest import PROGRAMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.clock.command import PROGRAMS
 
 KINDS = ("pipe", "unix", "tcp", "zmq", "word", "semaphore")
 TOLERANCE_US = 3  # the clock moves one nanosecond a read

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import command_line
+
+from tests.clock.command import command_line
 
 FOREVER = "import threading; threading.Event().wait()"
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import command_line
 
 from revati.clock import protocol
 from revati.clock.protocol import Participant, ProtocolError, TimekeeperGone, pack_frame
+from tests.clock.command import command_line
 
 TOKEN = "a shared secret of the run"
 SECOND = 10**9

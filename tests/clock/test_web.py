@@ -6,7 +6,8 @@ import socket
 import sys
 
 import pytest
-from conftest import PROGRAMS
+
+from tests.clock.command import PROGRAMS
 
 
 def load(virtual, loop, count, seconds, mode="free", timeout=120):

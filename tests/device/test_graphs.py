@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from clockwork import GAP, GRAPH_LAUNCH, LAUNCH, MS, busy, new_event, new_stream, settled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revati import _C
 from revati.latency import Predictor
 from revati.latency.record import OpRecord, TensorArg
+from tests.device.clockwork import GAP, GRAPH_LAUNCH, LAUNCH, MS, busy, new_event, new_stream, settled
 
 Step = tuple[str, int, int, int]  # operation, stream, event, ns
 STREAMS, EVENTS = 3, 3

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import opdb
 import pytest
 import torch
+
+from tests.device import opdb
 
 KNOWN: dict[str, str] = json.loads((Path(__file__).parent / "op_db_known.json").read_text())
 KNOWN_SLOW: dict[str, str] = json.loads((Path(__file__).parent / "op_db_known_slow.json").read_text())

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from clockwork import GAP, GRAPH_LAUNCH, LAUNCH, MS, busy, new_event, new_stream, settled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revati import _C
+from tests.device.clockwork import GAP, GRAPH_LAUNCH, LAUNCH, MS, busy, new_event, new_stream, settled
 
 
 def test_one_stream_runs_in_order() -> None:

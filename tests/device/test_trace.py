@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from clockwork import GAP, LAUNCH, MS, busy, new_event, new_stream, settled
 
 import revati
 from revati import _C
+from tests.device.clockwork import GAP, LAUNCH, MS, busy, new_event, new_stream, settled
 
 
 def traced(path: Path) -> tuple[list[dict[str, Any]], dict[tuple[int, int], str]]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import flash, mm, record, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from revati.latency.ops import extract, live_args
 from revati.latency.ops.attention import visible_pairs
 from revati.latency.ops.moe import active_experts
 from revati.latency.work import AttentionShape, GemmShape, MoeShape
+from tests.latency.records import flash, mm, record, tensor
 
 
 def shape_of(rec):

@@ -5,7 +5,6 @@ import time
 from statistics import fmean
 
 import pytest
-from conftest import flash, mm, record, tensor
 
 from revati.latency import Predictor, ProfileError, StrictError, families
 from revati.latency.families.gemm import step_ends
@@ -17,6 +16,7 @@ from revati.latency.roofline import roofline_estimate_ns
 from revati.latency.store import StandIn, _load, load_profile
 from revati.latency.work import AttentionShape, MoeShape, Work
 from revati.spec import UnknownGpuError, list_gpus, profiles_dir
+from tests.latency.records import flash, mm, record, tensor
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,16 @@ def test_large_products_run_at_what_the_card_sustains(h100):
     assert large.duration_ns > h100.profile.estimate(gemm_work(8192, 24576, 4096, "bf16"))[0]
     small = gemm_work(64, 24576, 4096, "bf16")
     assert h100.predict(mm(64, 24576, 4096)).duration_ns == h100.profile.estimate(small)[0]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp4"])
+def test_a_b200_sustains_less_than_its_tables_in_every_format(kind):
+    b200 = Predictor("b200_sxm")
+    work = gemm_work(16384, 65536, 5120, kind)
+    table_ns, _ = b200.profile.estimate(work)
+    sustained_ns = work.flops / b200.spec.sustained_flops[kind] * 1e9
+    assert 1.1 < sustained_ns / table_ns < 1.4
+    assert b200.predict_work(work).duration_ns == pytest.approx(sustained_ns)
 
 
 def test_more_keys_never_cost_less(h100):
