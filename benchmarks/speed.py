@@ -5,7 +5,8 @@ requests and a worker that returns at once, in real time and without a device: w
 Each engine serves the load three times (`--repeats`), and the medians count.
 Ranks of one model replica are folded into one process (`--fold-ranks` of `revati`) and the floor has one
 worker, in a process of its own as the engine's executor for several GPUs wants it; `--all-ranks` gives every
-rank its process, here and there.
+rank its process, here and there. Where the floor's requests get fewer outputs than tokens, its engine was
+ahead of who fetches them, and vLLM put several tokens into one: work that an emulation cannot leave out.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Speed:
     virtual_s: float
     wall_s: float
     floor_wall_s: float | None
+    outputs: float  # that the requests got
+    floor_outputs: float | None
 
     @property
     def speed_up(self) -> float:
@@ -101,14 +104,23 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
     fold = setup.gpus > 1 and not arguments.all_ranks
     options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time, fold_ranks=fold)
     emulated = _run(load, engine_args(setup), options, virtual=True)
-    floor = None
+    floor: dict[str, float] = {}
     if not arguments.no_floor:
         floor_args = {**engine_args(setup), "worker_cls": "benchmarks.floor_worker.FloorWorker"}
         if fold:
             one_worker = {"tensor_parallel_size": 1, "enable_expert_parallel": False}
             floor_args |= one_worker | {"distributed_executor_backend": "mp"}  # as tensor parallelism has it
-        floor = _run(load, floor_args, replace(options, fold_ranks=False), virtual=False)["wall_s"]
-    return Speed(setup.name, concurrency, requests, emulated["load_s"], emulated["wall_s"], floor)
+        floor = _run(load, floor_args, replace(options, fold_ranks=False), virtual=False)
+    return Speed(
+        setup.name,
+        concurrency,
+        requests,
+        emulated["load_s"],
+        emulated["wall_s"],
+        floor.get("wall_s"),
+        emulated["outputs"],
+        floor.get("outputs"),
+    )
 
 
 def _run(
@@ -137,7 +149,8 @@ def _run(
 def speed_table(rows: Sequence[Speed]) -> Table:
     """One row a measurement."""
     table = Table(box=box.SIMPLE_HEAD)
-    for header in ("setup", "concurrency", "virtual s", "wall s", "speed-up", "floor s", "wall / floor"):
+    headers = ("virtual s", "wall s", "speed-up", "floor s", "wall / floor", "outputs", "floor's")
+    for header in ("setup", "concurrency", *headers):
         table.add_column(header, justify="left" if header == "setup" else "right")
     for row in rows:
         ratio, floor = row.floor_ratio, row.floor_wall_s
@@ -149,6 +162,8 @@ def speed_table(rows: Sequence[Speed]) -> Table:
             f"{row.speed_up:.2f}x",
             "" if floor is None else f"{floor:.2f}",
             "" if ratio is None else f"{ratio:.2f}",
+            f"{row.outputs:.0f}",
+            "" if row.floor_outputs is None else f"{row.floor_outputs:.0f}",
         )
     return table
 

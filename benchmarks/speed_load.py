@@ -2,7 +2,8 @@
 
 `python -m benchmarks.speed_load SPEC`: SPEC is a JSON file with `engine_args`, `concurrency`, `requests`,
 `prompt_tokens`, `output_tokens`, `repeats` and `output`. Start-up and a short warm-up are not timed. One
-engine serves the load `repeats` times, each time with new prompts; medians are reported.
+engine serves the load `repeats` times, each time with new prompts; medians are reported, and how many
+outputs the requests got: vLLM hands over tokens that a consumer was too slow to fetch as one output.
 """
 
 from __future__ import annotations
@@ -26,25 +27,28 @@ async def _run(spec: dict[str, Any]) -> dict[str, float]:
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**spec["engine_args"]))
     gate = asyncio.Semaphore(spec["concurrency"])
 
-    async def one(number: int, output_tokens: int) -> None:
+    async def one(number: int, output_tokens: int) -> int:
         ids = [2000 + (number * 7919 + position) % 20000 for position in range(spec["prompt_tokens"])]
         parameters = SamplingParams(max_tokens=output_tokens, ignore_eos=True, temperature=0.0)
         async with gate:
             prompt = TokensPrompt(prompt_token_ids=ids)
-            async for _ in engine.generate(prompt, parameters, request_id=f"speed-{number}"):
-                pass
+            outputs = engine.generate(prompt, parameters, request_id=f"speed-{number}")
+            return sum([1 async for _ in outputs])
 
     warm_up = spec["concurrency"]
     await asyncio.gather(*[one(number, 4) for number in range(warm_up)])
-    load_s, wall_s, requests = [], [], spec["requests"]
+    load_s, wall_s, outputs, requests = [], [], [], spec["requests"]
     for repeat in range(spec["repeats"]):
         first = warm_up + repeat * requests
         begin_s, begin_wall_s = time.monotonic(), real_seconds()
-        await asyncio.gather(*[one(first + number, spec["output_tokens"]) for number in range(requests)])
+        counts = await asyncio.gather(
+            *[one(first + number, spec["output_tokens"]) for number in range(requests)]
+        )
+        outputs.append(sum(counts))
         load_s.append(time.monotonic() - begin_s)
         wall_s.append(real_seconds() - begin_wall_s)
     engine.shutdown(timeout=30.0)  # so that its processes end by themselves and report
-    return {"load_s": median(load_s), "wall_s": median(wall_s)}
+    return {"load_s": median(load_s), "wall_s": median(wall_s), "outputs": median(outputs)}
 
 
 def main() -> None:

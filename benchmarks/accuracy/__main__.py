@@ -15,8 +15,9 @@ from rich.console import Console
 
 from benchmarks.accuracy.case import Case, CaseError, load_cases, select
 from benchmarks.accuracy.records import keep, kept
-from benchmarks.accuracy.runner import Outcome, Variant, run_case, run_one_server
+from benchmarks.accuracy.runner import Interrupted, Outcome, Variant, run_case, run_one_server
 from benchmarks.accuracy.table import case_table, markdown, markdown_of_series, replace_section, series_table
+from revati.bench.driver import EXIT_INTERRUPTED
 from revati.cli.errors import CliError
 from revati.report.summary import crowded
 
@@ -134,7 +135,7 @@ def _earlier(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 if every case ran, whatever its error, 1 if one could not be emulated."""
+    """Entry point; 0 if every case ran, whatever its error, 1 if one could not be, 130 after a signal."""
     arguments = _parser().parse_args(argv)
     console = Console(highlight=False)
     try:
@@ -161,6 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CaseError as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
+    except Interrupted as case:
+        where = f"in {arguments.json}; --resume runs the rest" if arguments.json else "lost without --json"
+        print(f"accuracy: interrupted in {case}; what had run before is {where}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     if len(outcomes) > 1:
         console.print(series_table(outcomes))
     for line in sorted({note for outcome in outcomes for note in outcome.case.series.published_errors}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, fro
 from benchmarks.environment import with_benchmarks
 from revati.bench import session
 from revati.bench.plan import CLIENT_RESULT, SERVER_LOG, BenchPlan, free_port
-from revati.bench.result import collect
+from revati.bench.result import BenchResult, collect
 from revati.cli.environment import RunOptions
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.models.catalogue import find_model
@@ -26,6 +27,12 @@ from revati.models.materialise import materialise
 from revati.models.sharegpt import write_dataset
 from revati.report.ops import load_json
 from revati.report.summary import run_block, versions
+
+_EXIT_OF_SIGNALS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """A signal ended the run of a case: the others are not to be run either."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,16 @@ def _run_http(
     with _environment(_extra_environment(case.series, variant)):
         outcome = session.run(_request(case, variant, run_dir), run_dir)
     _keep_log(run_dir, log, f"{case.id}-{variant.name}")
-    if not outcome.result.client:
-        raise CaseError(f"{case.id}: the run ended at stage {outcome.result.stage!r}: {outcome.result.error}")
+    _check(case, outcome.result, outcome.result.client)
     return from_bench(outcome.result.client), outcome.result.block
+
+
+def _check(case: Case, result: BenchResult, client: Mapping[str, Any]) -> None:
+    """Whether the run of a case came to its end, with what its client wrote."""
+    if result.stage == "interrupted":
+        raise Interrupted(case.id)
+    if not client:
+        raise CaseError(f"{case.id}: the run ended at stage {result.stage!r}: {result.error}")
 
 
 def _request(
@@ -208,8 +222,7 @@ def run_one_server(
         clients = [load_json(plan.run_dir / CLIENT_RESULT) for plan in plans]
     found: dict[str, list[dict[str, float]]] = {case.id: [] for case in cases}
     for (case, _), client in zip(product(cases, repeats), clients, strict=True):
-        if not client:
-            raise CaseError(f"{case.id}: the run ended at stage {result.stage!r}: {result.error}")
+        _check(case, result, client)
         found[case.id].append(flatten(from_bench(client)))
     return [_outcome(case, variant, medians(found[case.id]), result.block) for case in cases]
 
@@ -240,6 +253,8 @@ def _run_in_process(
     command = [sys.executable, "-m", "benchmarks.accuracy.inprocess", str(spec)]
     world = run_world(command, options_for(case, variant), run_dir=run_dir, base_env=env)
     result = load_json(output)
+    if world.exit_code in _EXIT_OF_SIGNALS:
+        raise Interrupted(case.id)
     if world.exit_code != 0 or not result.get("requests"):
         raise CaseError(f"{case.id}: the engine process ended with code {world.exit_code}")
     block = run_block(world)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from revati.cli.environment import RunOptions
 
+_UNMEASURED = {
+    "flashinfer::bmm_fp8": "FlashInfer's bmm_fp8 took 2 to 4 times as long at prefill, where it was "
+    "measured, as the products in fp8 that the profile knows; --linear-backend cutlass runs those",
+}
 
-def of_run(options: RunOptions, client: dict[str, Any]) -> list[str]:
-    """All notes on a run with these options; `client` is vLLM's own result, empty where there is none."""
+
+def of_run(options: RunOptions, client: dict[str, Any], ops: Sequence[str] = ()) -> list[str]:
+    """All notes on a run with these options.
+
+    client: vLLM's own result, empty where there is none; ops: names of those that took most of the time.
+    """
     found = [_engine_note(options, client), _lengths_note(options, client)]
-    return [note for note in found if note]
+    priced = client and options.latency == "profile"
+    kernels = [words for name, words in _UNMEASURED.items() if priced and name in ops]
+    return [note for note in (*found, *kernels) if note]
 
 
 def _engine_note(options: RunOptions, client: dict[str, Any]) -> str | None:

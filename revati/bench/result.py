@@ -84,7 +84,7 @@ def collect(plan: BenchPlan, world: WorldResult) -> BenchResult:
         start_up_wall_s=status.get("ready_wall_s"),
         serving_speed_up=_serving_speed_up(times),
     )
-    block["notes"] = notes.of_run(world.options, client)
+    block["notes"] = notes.of_run(world.options, client, [op["name"] for op in block["top_ops"]])
     error = world.refusal or status.get("error")
     words = log if status.get("stage") == "server failed" else _text(plan.run_dir / CLIENT_LOG)
     cause = world.refusal or (root_cause(words) if error else None)

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GemmShape:
-    """out[m, n] = a[m, k] @ b[k, n], `batch` times. kind: "bf16", "fp8", "int4_wo", ..."""
+    """out[m, n] = a[m, k] @ b[k, n], `batch` times. kind: "bf16", "fp8", "int4_wo", ...
+
+    `known` is False where another kernel than the tables' is known to run, at a time that is not.
+    """
 
     m: int
     n: int
     k: int
     kind: str
     batch: int = 1
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

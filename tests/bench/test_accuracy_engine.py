@@ -1,6 +1,11 @@
-"""The accuracy harness with a real server: points that share one find what the earlier ones have cached."""
+"""The accuracy harness with a real server: points that share one, and a signal in the middle."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +35,19 @@ def test_points_of_one_server_find_cached_prompts_of_each_repeat() -> None:
     first, again = (one.predicted["ttft_ms.p50"] for one in outcomes)
     # the median of three: prompts of one repeat are new to the next, and known to the same of the next point
     assert again < 0.5 * first
+
+
+def test_an_interrupted_case_is_the_last(tmp_path: Path) -> None:
+    words = ["h100-qwen3-0.6b", "--json", str(tmp_path / "results.json"), "--logs", str(tmp_path / "logs")]
+    harness = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.accuracy", *words],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(8)  # its server is starting
+    harness.terminate()
+    _, said = harness.communicate(timeout=60)
+    assert harness.returncode == 130
+    assert "accuracy: interrupted in h100-qwen3-0.6b-" in said.splitlines()[-1]
+    assert len(list((tmp_path / "logs").iterdir())) == 1

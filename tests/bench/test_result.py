@@ -144,6 +144,9 @@ def test_notes_tell_what_the_figures_rest_on(tmp_path: Path) -> None:
     assert short.startswith("--output-lengths has 3 lines for 4 requests")
     assert of_run(RunOptions("h100_sxm", latency="roofline"), client) == []
     assert of_run(RunOptions("h100_sxm", output_lengths=lengths, latency="roofline"), {"completed": 3}) == []
+    slow = of_run(RunOptions("b200_sxm"), client, ["aten::mm", "flashinfer::bmm_fp8"])
+    assert any("--linear-backend cutlass" in note for note in slow)
+    assert not any("bmm_fp8" in note for note in of_run(RunOptions("b200_sxm"), client, ["aten::mm"]))
 
 
 def test_the_root_cause_is_the_engine_cores_own() -> None:

@@ -63,6 +63,13 @@ def test_a_b200_sustains_less_than_its_tables_in_every_format(kind):
     assert b200.predict_work(work).duration_ns == pytest.approx(sustained_ns)
 
 
+@pytest.mark.parametrize(("rows", "confidence"), [(64, "in_range"), (8192, "outside")])
+def test_the_long_products_of_flashinfers_bmm_fp8_are_known_to_be_unknown(rows, confidence):
+    a, b = tensor(1, rows, 4096, dtype="float8_e4m3fn"), tensor(1, 4096, 6144, dtype="float8_e4m3fn")
+    got = Predictor("b200_sxm").predict(record("flashinfer::bmm_fp8", (tensor(1, rows, 6144),), a=a, b=b))
+    assert got.confidence == confidence and got.family == "gemm"
+
+
 def test_more_keys_never_cost_less(h100):
     times = [h100.predict(flash([(1, keys)] * 16)).duration_ns for keys in range(256, 8192, 256)]
     assert all(b > a * 0.97 for a, b in itertools.pairwise(times)) and times[-1] > 3 * times[0]

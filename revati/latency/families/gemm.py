@@ -108,6 +108,8 @@ class GemmEstimator:
             plain = roofline_ns(gemm_work(rows, shape.n, shape.k, nearest), self.spec)
             ratio = (roofline_ns(work, self.spec) + OFFSET_US * 1e3) / (plain + OFFSET_US * 1e3)
             result = base * ratio, "edge" if kind == "fp8_block" and shape.batch == 1 else "outside"
+        if not shape.known:
+            result = result[0], "outside"
         if len(self._cache) < 200_000:
             self._cache[shape] = result
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from revati.latency.record import ArgView, TensorArg, dtype_bytes, nbytes
 from revati.latency.work import GemmShape, Work
@@ -54,6 +55,21 @@ def _two(first: str, second: str, *, transposed: bool = False) -> Callable[[ArgV
         return None if a is None or b is None else _product(a, b, b_transposed=transposed)
 
     return extract
+
+
+_BMM_FP8_ROWS = 256
+"""Up to here FlashInfer's bmm_fp8 is priced as any product in fp8: its decode steps were measured as fast.
+
+Beyond, at prefill, it took a B200 2 to 4 times as long as those of the tables (vLLM issue 49723, pull request
+53400), and builds a plan for each new number of rows (pull request 48210): how long is not known.
+"""
+
+
+def _bmm_fp8(view: ArgView) -> Work | None:
+    work = _two("a", "b")(view)
+    if work is None or not isinstance(work.shape, GemmShape) or work.shape.m <= _BMM_FP8_ROWS:
+        return work
+    return replace(work, shape=replace(work.shape, known=False))
 
 
 def _scaled(a_name: str, b_name: str, scale_name: str) -> Callable[[ArgView], Work | None]:
@@ -135,7 +151,7 @@ EXTRACTORS: dict[str, Callable[[ArgView], Work | None]] = {
     "_C::cutlass_scaled_mm": _scaled("a", "b", "a_scales"),
     "_C::cutlass_scaled_mm_azp": _scaled("a", "b", "a_scales"),
     "_C::cutlass_scaled_fp4_mm": _fp4(0),
-    "flashinfer::bmm_fp8": _two("a", "b"),
+    "flashinfer::bmm_fp8": _bmm_fp8,
     "flashinfer::mm_fp4": _fp4(1),
     "_C::marlin_gemm": _marlin,
     "_C::gptq_marlin_gemm": _marlin,
