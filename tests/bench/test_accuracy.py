@@ -256,6 +256,14 @@ def test_records_take_the_place_of_earlier_ones_beside_what_was_measured(tmp_pat
         kept([case], tmp_path)
 
 
+def test_the_document_holds_the_records(tmp_path: Path) -> None:
+    document = Path(__file__).parents[2] / "docs" / "accuracy.md"
+    again = tmp_path / "accuracy.md"
+    again.write_text(document.read_text())
+    assert main(["--show", "--markdown", str(again)]) == 0
+    assert again.read_text() == document.read_text()
+
+
 def test_an_unknown_case_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-case"]) == 2
     assert capsys.readouterr().err.startswith("accuracy: unknown case")
