@@ -1,15 +1,23 @@
 """A vLLM worker that computes nothing and returns at once: what remains is the engine, the floor of speed.
 
-Used by `benchmarks/speed.py` through vLLM's `worker_cls`; scheduling is real, sampled tokens are fixed.
+Used by `benchmarks/speed.py` through vLLM's `worker_cls`; scheduling is real, sampled tokens are fixed. With
+$FLOOR_FETCHED, a file that holds how many tokens were fetched (`FetchedTokens`), it waits for whoever fetches
+them: at most two steps are ahead, as many as asynchronous scheduling has under way.
 """
 
 from __future__ import annotations
 
+import os
+import time
+from collections import deque
+from pathlib import Path
 from typing import Any
 
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
+
+from benchmarks.fetched_tokens import FETCHED_ENV, FetchedTokens
 
 _TOKEN_ID = 1000
 _MEMORY_BYTES = 60 << 30  # as a GPU with 80 GB leaves beside an 8B model
@@ -22,6 +30,9 @@ class FloorWorker(WorkerBase):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._known_tokens: dict[str, int] = {}  # prompt and output tokens of each running request
         self._output: ModelRunnerOutput | None = None
+        path = os.environ.get(FETCHED_ENV)
+        self._fetched = FetchedTokens(Path(path)) if path else None
+        self._made: deque[int] = deque([0, 0], maxlen=2)  # tokens up to the last two steps
 
     def init_device(self) -> None:
         """No device is used, but vLLM's thread that copies outputs selects one."""
@@ -106,6 +117,10 @@ class FloorWorker(WorkerBase):  # type: ignore[misc]
     def sample_tokens(self, grammar_output: Any) -> ModelRunnerOutput | None:
         """The tokens of the step that `execute_model` began."""
         output, self._output = self._output, None
+        if self._fetched is not None and output is not None:
+            while self._fetched.count < self._made[0]:
+                time.sleep(2e-5)
+            self._made.append(self._made[1] + sum(map(len, output.sampled_token_ids)))
         return output
 
     def take_draft_token_ids(self) -> None:

@@ -5,8 +5,11 @@ requests and a worker that returns at once, in real time and without a device: w
 Each engine serves the load three times (`--repeats`), and the medians count.
 Ranks of one model replica are folded into one process (`--fold-ranks` of `revati`) and the floor has one
 worker, in a process of its own as the engine's executor for several GPUs wants it; `--all-ranks` gives every
-rank its process, here and there. Where the floor's requests get fewer outputs than tokens, its engine was
-ahead of who fetches them, and vLLM put several tokens into one: work that an emulation cannot leave out.
+rank its process, here and there.
+
+In real time the floor's engine is ahead of who fetches the tokens, and vLLM puts several into one output:
+work that a server at a GPU's pace, and its emulation, cannot leave out. So there is a second floor, whose
+worker waits until the tokens of the step before the last were fetched (`benchmarks/fetched_tokens.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import with_benchmarks
+from benchmarks.fetched_tokens import FETCHED_ENV
 from revati.cli.environment import RunOptions, build_environment
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
 from revati.models.catalogue import find_model
@@ -64,8 +68,10 @@ class Speed:
     virtual_s: float
     wall_s: float
     floor_wall_s: float | None
+    fetched_floor_wall_s: float | None
     outputs: float  # that the requests got
     floor_outputs: float | None
+    fetched_floor_outputs: float | None
 
     @property
     def speed_up(self) -> float:
@@ -76,6 +82,11 @@ class Speed:
     def floor_ratio(self) -> float | None:
         """Wall time over that of the engine alone."""
         return self.wall_s / self.floor_wall_s if self.floor_wall_s else None
+
+    @property
+    def fetched_floor_ratio(self) -> float | None:
+        """Wall time over that of the engine alone, held back to who fetches its tokens."""
+        return self.wall_s / self.fetched_floor_wall_s if self.fetched_floor_wall_s else None
 
 
 def engine_args(setup: Setup) -> dict[str, Any]:
@@ -105,12 +116,15 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
     options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time, fold_ranks=fold)
     emulated = _run(load, engine_args(setup), options, virtual=True)
     floor: dict[str, float] = {}
+    fetched: dict[str, float] = {}
     if not arguments.no_floor:
         floor_args = {**engine_args(setup), "worker_cls": "benchmarks.floor_worker.FloorWorker"}
         if fold:
             one_worker = {"tensor_parallel_size": 1, "enable_expert_parallel": False}
             floor_args |= one_worker | {"distributed_executor_backend": "mp"}  # as tensor parallelism has it
-        floor = _run(load, floor_args, replace(options, fold_ranks=False), virtual=False)
+        unfolded = replace(options, fold_ranks=False)
+        floor = _run(load, floor_args, unfolded, virtual=False)
+        fetched = _run(load, floor_args, unfolded, virtual=False, fetched=True)
     return Speed(
         setup.name,
         concurrency,
@@ -118,13 +132,20 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
         emulated["load_s"],
         emulated["wall_s"],
         floor.get("wall_s"),
+        fetched.get("wall_s"),
         emulated["outputs"],
         floor.get("outputs"),
+        fetched.get("outputs"),
     )
 
 
 def _run(
-    load: dict[str, Any], args: dict[str, Any], options: RunOptions, *, virtual: bool
+    load: dict[str, Any],
+    args: dict[str, Any],
+    options: RunOptions,
+    *,
+    virtual: bool,
+    fetched: bool = False,
 ) -> dict[str, float]:
     run_dir = make_run_dir()
     try:
@@ -132,6 +153,8 @@ def _run(
         spec.write_text(json.dumps({**load, "engine_args": args, "output": str(output)}))
         command = [sys.executable, "-m", "benchmarks.speed_load", str(spec)]
         env = with_benchmarks(os.environ)
+        if fetched:
+            env[FETCHED_ENV] = str(run_dir / "fetched-tokens")
         if virtual:
             code = run_world(command, options, run_dir=run_dir, base_env=env).exit_code
         else:
@@ -146,24 +169,27 @@ def _run(
         remove_run_dir(run_dir)
 
 
+def _record(row: Speed) -> dict[str, Any]:
+    ratios = ("speed_up", "floor_ratio", "fetched_floor_ratio")
+    return asdict(row) | {name: getattr(row, name) for name in ratios}
+
+
 def speed_table(rows: Sequence[Speed]) -> Table:
     """One row a measurement."""
     table = Table(box=box.SIMPLE_HEAD)
-    headers = ("virtual s", "wall s", "speed-up", "floor s", "wall / floor", "outputs", "floor's")
+    headers = ("virtual s", "wall s", "speed-up", "wall / floor", "wall / fetched floor", "outputs")
     for header in ("setup", "concurrency", *headers):
         table.add_column(header, justify="left" if header == "setup" else "right")
     for row in rows:
-        ratio, floor = row.floor_ratio, row.floor_wall_s
+        outputs = (row.outputs, row.floor_outputs, row.fetched_floor_outputs)
         table.add_row(
             row.setup,
             str(row.concurrency),
             f"{row.virtual_s:.2f}",
             f"{row.wall_s:.2f}",
             f"{row.speed_up:.2f}x",
-            "" if floor is None else f"{floor:.2f}",
-            "" if ratio is None else f"{ratio:.2f}",
-            f"{row.outputs:.0f}",
-            "" if row.floor_outputs is None else f"{row.floor_outputs:.0f}",
+            *("" if one is None else f"{one:.2f}" for one in (row.floor_ratio, row.fetched_floor_ratio)),
+            ", ".join(f"{one:.0f}" for one in outputs if one is not None),
         )
     return table
 
@@ -191,9 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(measure(setup, concurrency, arguments))
             console.print(speed_table(rows))
             if arguments.json is not None:
-                found = [
-                    dict(asdict(row), speed_up=row.speed_up, floor_ratio=row.floor_ratio) for row in rows
-                ]
+                found = [_record(row) for row in rows]
                 arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 

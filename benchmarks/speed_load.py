@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.fetched_tokens import FETCHED_ENV, FetchedTokens
 from revati.bench.client import real_seconds
 
 
@@ -26,14 +28,21 @@ async def _run(spec: dict[str, Any]) -> dict[str, float]:
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**spec["engine_args"]))
     gate = asyncio.Semaphore(spec["concurrency"])
+    counted = os.environ.get(FETCHED_ENV)
+    fetched = FetchedTokens(Path(counted)) if counted else None
 
     async def one(number: int, output_tokens: int) -> int:
         ids = [2000 + (number * 7919 + position) % 20000 for position in range(spec["prompt_tokens"])]
         parameters = SamplingParams(max_tokens=output_tokens, ignore_eos=True, temperature=0.0)
         async with gate:
-            prompt = TokensPrompt(prompt_token_ids=ids)
-            outputs = engine.generate(prompt, parameters, request_id=f"speed-{number}")
-            return sum([1 async for _ in outputs])
+            prompt, outputs, known = TokensPrompt(prompt_token_ids=ids), 0, 0
+            async for output in engine.generate(prompt, parameters, request_id=f"speed-{number}"):
+                outputs += 1
+                if fetched is not None:
+                    tokens = len(output.outputs[0].token_ids)
+                    fetched.add(tokens - known)
+                    known = tokens
+            return outputs
 
     warm_up = spec["concurrency"]
     await asyncio.gather(*[one(number, 4) for number in range(warm_up)])
