@@ -59,34 +59,39 @@ SETUPS = (
 
 
 @dataclass(frozen=True)
+class Load:
+    """One load, as `benchmarks.speed_load` reports it: seconds of the engine's clock and of the wall."""
+
+    load_s: float
+    wall_s: float
+    outputs: float  # that the requests got
+
+
+@dataclass(frozen=True)
 class Speed:
-    """What one setup gave at one concurrency; seconds."""
+    """What one setup gave at one concurrency; the floors are None where they were not run."""
 
     setup: str
     concurrency: int
     requests: int
-    virtual_s: float
-    wall_s: float
-    floor_wall_s: float | None
-    fetched_floor_wall_s: float | None
-    outputs: float  # that the requests got
-    floor_outputs: float | None
-    fetched_floor_outputs: float | None
+    emulated: Load
+    floor: Load | None
+    fetched_floor: Load | None
 
     @property
     def speed_up(self) -> float:
         """How much faster than the real GPU the emulation ran."""
-        return self.virtual_s / self.wall_s
+        return self.emulated.load_s / self.emulated.wall_s
 
     @property
     def floor_ratio(self) -> float | None:
         """Wall time over that of the engine alone."""
-        return self.wall_s / self.floor_wall_s if self.floor_wall_s else None
+        return self.emulated.wall_s / self.floor.wall_s if self.floor else None
 
     @property
     def fetched_floor_ratio(self) -> float | None:
         """Wall time over that of the engine alone, held back to who fetches its tokens."""
-        return self.wall_s / self.fetched_floor_wall_s if self.fetched_floor_wall_s else None
+        return self.emulated.wall_s / self.fetched_floor.wall_s if self.fetched_floor else None
 
 
 def engine_args(setup: Setup) -> dict[str, Any]:
@@ -115,8 +120,7 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
     fold = setup.gpus > 1 and not arguments.all_ranks
     options = RunOptions(arguments.gpu, setup.gpus, cpu_time=arguments.cpu_time, fold_ranks=fold)
     emulated = _run(load, engine_args(setup), options, virtual=True)
-    floor: dict[str, float] = {}
-    fetched: dict[str, float] = {}
+    floor = fetched = None
     if not arguments.no_floor:
         floor_args = {**engine_args(setup), "worker_cls": "benchmarks.floor_worker.FloorWorker"}
         if fold:
@@ -125,18 +129,7 @@ def measure(setup: Setup, concurrency: int, arguments: argparse.Namespace) -> Sp
         unfolded = replace(options, fold_ranks=False)
         floor = _run(load, floor_args, unfolded, virtual=False)
         fetched = _run(load, floor_args, unfolded, virtual=False, fetched=True)
-    return Speed(
-        setup.name,
-        concurrency,
-        requests,
-        emulated["load_s"],
-        emulated["wall_s"],
-        floor.get("wall_s"),
-        fetched.get("wall_s"),
-        emulated["outputs"],
-        floor.get("outputs"),
-        fetched.get("outputs"),
-    )
+    return Speed(setup.name, concurrency, requests, emulated, floor, fetched)
 
 
 def _run(
@@ -146,7 +139,7 @@ def _run(
     *,
     virtual: bool,
     fetched: bool = False,
-) -> dict[str, float]:
+) -> Load:
     run_dir = make_run_dir()
     try:
         output, spec = run_dir / "speed.json", run_dir / "speed-spec.json"
@@ -163,8 +156,7 @@ def _run(
             ).returncode
         if code != 0 or not output.is_file():
             raise SystemExit(f"the {'emulation' if virtual else 'floor'} ended with code {code}")
-        result: dict[str, float] = json.loads(output.read_text())
-        return result
+        return Load(**json.loads(output.read_text()))
     finally:
         remove_run_dir(run_dir)
 
@@ -181,15 +173,15 @@ def speed_table(rows: Sequence[Speed]) -> Table:
     for header in ("setup", "concurrency", *headers):
         table.add_column(header, justify="left" if header == "setup" else "right")
     for row in rows:
-        outputs = (row.outputs, row.floor_outputs, row.fetched_floor_outputs)
+        outputs = [load.outputs for load in (row.emulated, row.floor, row.fetched_floor) if load]
         table.add_row(
             row.setup,
             str(row.concurrency),
-            f"{row.virtual_s:.2f}",
-            f"{row.wall_s:.2f}",
+            f"{row.emulated.load_s:.2f}",
+            f"{row.emulated.wall_s:.2f}",
             f"{row.speed_up:.2f}x",
             *("" if one is None else f"{one:.2f}" for one in (row.floor_ratio, row.fetched_floor_ratio)),
-            ", ".join(f"{one:.0f}" for one in outputs if one is not None),
+            ", ".join(f"{one:.0f}" for one in outputs),
         )
     return table
 

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks.accuracy.case import Case, CaseError, load_cases, select
-from benchmarks.accuracy.records import keep, kept
+from benchmarks.accuracy.records import keep, kept, of_cases, read
 from benchmarks.accuracy.runner import Interrupted, Outcome, Variant, run_case, run_one_server
 from benchmarks.accuracy.table import case_table, markdown, markdown_of_series, replace_section, series_table
 from revati.bench.driver import EXIT_INTERRUPTED
@@ -63,7 +62,9 @@ def run_all(
     """Run every case in every variant; a failing one is noted and the others go on."""
     outcomes: list[Outcome] = []
     failures: list[str] = []
-    earlier = _earlier(arguments.json) if arguments.resume else {}
+    if arguments.resume and arguments.json is None:
+        raise CaseError("--resume needs --json FILE, results of an earlier run")
+    earlier = read(arguments.json) if arguments.resume else {}
     for cases, variant in jobs(chosen, variants(arguments.variants, arguments.cpu_factor)):
         if all((case.id, variant.name) in earlier for case in cases):
             outcomes += [Outcome.from_json(case, variant, earlier[case.id, variant.name]) for case in cases]
@@ -92,16 +93,7 @@ def shown(chosen: Sequence[Case], path: Path | None) -> list[Outcome]:
     """The results of these cases in a file, or on record where none is named, in their order."""
     if path is None:
         return kept(chosen)
-    entries = _earlier(path)
-    try:
-        found = [
-            Outcome.from_json(case, Variant(**entry["variant"]), entry)
-            for case in chosen
-            for (name, _), entry in sorted(entries.items())
-            if name == case.id
-        ]
-    except (KeyError, TypeError):
-        raise CaseError(f"{path} is of another version of this program; run the cases again") from None
+    found = of_cases(read(path), chosen)
     if not found:
         raise CaseError(f"{path} holds no results of these cases; give the file of an earlier run")
     return found
@@ -120,18 +112,6 @@ def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[li
             if variant.older_engine and not (series.older_engine or series.older_engine_env):
                 continue
             yield cases, variant
-
-
-def _earlier(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
-    """Entries of a result file by case and variant; none where it does not exist."""
-    if path is None:
-        raise CaseError("--resume needs --json FILE, results of an earlier run")
-    if not path.exists():
-        return {}
-    try:
-        return {(entry["case"], entry["variant"]["name"]): entry for entry in json.loads(path.read_text())}
-    except (ValueError, KeyError, TypeError):
-        raise CaseError(f"{path} holds no results of this program; give another file to --json") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

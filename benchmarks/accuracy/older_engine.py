@@ -24,7 +24,7 @@ class UncachedChatTemplates:
 
         if not hasattr(hf, "_resolve_chat_template_kwargs"):
             raise RuntimeError("this vLLM has no _resolve_chat_template_kwargs; expected vLLM 0.32")
-        setattr(hf, "_cached_resolve_chat_template_kwargs", hf._resolve_chat_template_kwargs)  # noqa: B010
+        hf._cached_resolve_chat_template_kwargs = hf._resolve_chat_template_kwargs  # type: ignore[assignment]
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from benchmarks.accuracy.case import Case, CaseError
 from benchmarks.accuracy.runner import Outcome, Variant
 
 RECORDS_DIR = Path(__file__).resolve().parent / "records"
+Entries = dict[tuple[str, str], dict[str, Any]]
+"""What a result file or a record holds of each case and variant (their names)."""
 
 
 def keep(outcomes: Iterable[Outcome], folder: Path = RECORDS_DIR) -> list[Path]:
@@ -28,7 +30,7 @@ def keep(outcomes: Iterable[Outcome], folder: Path = RECORDS_DIR) -> list[Path]:
     of_series = sorted(outcomes, key=lambda one: one.case.series.id)
     for series, group in groupby(of_series, key=lambda one: one.case.series.id):
         path = folder / f"{series}.json"
-        entries = {(one["case"], one["variant"]["name"]): one for one in _entries(path)}
+        entries = read(path)
         entries.update({(one.case.id, one.variant.name): _record(one) for one in group})
         path.write_text(json.dumps([entries[key] for key in sorted(entries)], indent=1) + "\n")
         written.append(path)
@@ -37,12 +39,10 @@ def keep(outcomes: Iterable[Outcome], folder: Path = RECORDS_DIR) -> list[Path]:
 
 def kept(cases: Sequence[Case], folder: Path = RECORDS_DIR) -> list[Outcome]:
     """The outcomes on record of these cases, in their order, beside what their files say was measured."""
-    found: list[Outcome] = []
-    for series, group in groupby(cases, key=lambda case: case.series.id):
-        entries = _entries(folder / f"{series}.json")
-        for case in group:
-            own = [entry for entry in entries if entry["case"] == case.id]
-            found += [Outcome.from_json(case, Variant(**one["variant"]), one) for one in own]
+    entries: Entries = {}
+    for series in {case.series.id for case in cases}:
+        entries |= read(folder / f"{series}.json")
+    found = of_cases(entries, cases)
     if not found:
         raise CaseError(f"{folder} has no record of these cases; run them with --keep, or give --json FILE")
     return found
@@ -55,20 +55,31 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     return {
         "case": outcome.case.id,
         "variant": dataclasses.asdict(outcome.variant),
-        "kept": datetime.now(UTC).date().isoformat(),
+        "kept": date.today().isoformat(),
         "predicted": {name: float(f"{value:.7g}") for name, value in outcome.predicted.items()},
         "revati": {**about, "wall": wall},
     }
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def of_cases(entries: Mapping[tuple[str, str], dict[str, Any]], cases: Sequence[Case]) -> list[Outcome]:
+    """What is known of these cases, in their order, beside what their files say was measured."""
+    return [
+        Outcome.from_json(case, Variant(**entry["variant"]), entry)
+        for case in cases
+        for (name, _), entry in sorted(entries.items())
+        if name == case.id
+    ]
+
+
+def read(path: Path) -> Entries:
+    """A result file (`--json`) or a record; empty if there is no such file."""
     if not path.exists():
-        return []
+        return {}
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text())
-        for entry in entries:
+        entries = {(entry["case"], entry["variant"]["name"]): entry for entry in json.loads(path.read_text())}
+        for entry in entries.values():
             Variant(**entry["variant"])
-            entry["case"], entry["predicted"], entry["revati"]
+            entry["predicted"], entry["revati"]
     except (ValueError, KeyError, TypeError):
-        raise CaseError(f"{path} holds no records of this program; restore or remove it") from None
+        raise CaseError(f"{path} holds no results of this program as it is now; give another file") from None
     return entries

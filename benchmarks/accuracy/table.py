@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
 
@@ -79,12 +79,15 @@ def series_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
         series = points[0].case.series
         cells = []
         for names in _SERIES_METRICS.values():
-            published = [[one.error_percent.get(name) for name in names] for one in points]
-            firsts = [next((error for error in errors if error is not None), None) for errors in published]
-            cells.append(_mean_and_largest([error for error in firsts if error is not None]))
+            errors = [_first(one.error_percent, names) for one in points]
+            cells.append(_mean_and_largest([error for error in errors if error is not None]))
         about = (series.id, f"{series.gpus} x {series.gpu}", series.model, series.measured_engine)
         rows.append((*about, variant, str(len(points)), *cells))
     return rows
+
+
+def _first(errors: Mapping[str, float], names: Sequence[str]) -> float | None:
+    return next((errors[name] for name in names if name in errors), None)
 
 
 def _mean_and_largest(errors: Sequence[float]) -> str:
