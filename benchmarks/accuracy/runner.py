@@ -14,7 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.case import DATA_ENV, Case, CaseError, Series
+from benchmarks.accuracy import older_client
+from benchmarks.accuracy.case import DATA_ENV, Case, CaseError, Series, Workload
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests, medians
 from benchmarks.environment import with_benchmarks
 from revati.bench import session
@@ -22,6 +23,7 @@ from revati.bench.plan import CLIENT_RESULT, SERVER_LOG, BenchPlan, free_port
 from revati.bench.result import BenchResult, collect
 from revati.cli.environment import RunOptions
 from revati.cli.world import make_run_dir, remove_run_dir, run_world
+from revati.engines.vllm.versions import is_older
 from revati.models.catalogue import find_model
 from revati.models.materialise import materialise
 from revati.models.sharegpt import write_dataset
@@ -155,7 +157,8 @@ def bench_words(case: Case, folder: Path, repeat: int = 0) -> list[str]:
         words += ["--dataset-name", "random", "--seed", str(seed)]
         words += ["--random-input-len", str(workload.input_tokens)]
         words += ["--random-output-len", str(workload.output_tokens)]
-        return [*words, "--random-range-ratio", json.dumps(workload.range_ratio)]
+        ratio = 0 if _needs_older_client(workload) else workload.range_ratio
+        return [*words, "--random-range-ratio", json.dumps(ratio)]
     raise CaseError(f"{case.id}: an http client cannot replay a workload of kind {workload.kind}")
 
 
@@ -163,10 +166,25 @@ def _run_http(
     case: Case, variant: Variant, run_dir: Path, log: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     with _environment(_extra_environment(case.series, variant)):
-        outcome = session.run(_request(case, variant, run_dir), run_dir)
+        prepared = session.prepare(_request(case, variant, run_dir), run_dir)
+        plan = prepared.plan
+        if _needs_older_client(case.series.workload):
+            client = [sys.executable, "-m", older_client.__name__, *_arguments(plan.client_command)]
+            plan = dataclasses.replace(plan, client_command=client)
+        result = collect(plan, session.run_plan(plan, prepared.options))
     _keep_log(run_dir, log, f"{case.id}-{variant.name}")
-    _check(case, outcome.result, outcome.result.client)
-    return from_bench(outcome.result.client), outcome.result.block
+    _check(case, result, result.client)
+    return from_bench(result.client), result.block
+
+
+def _needs_older_client(workload: Workload) -> bool:
+    """Whether the installed vLLM's client cannot draw this workload's lengths by itself."""
+    return isinstance(workload.range_ratio, dict) and is_older()
+
+
+def _arguments(client_command: Sequence[str]) -> Sequence[str]:
+    """Of `python -m revati.bench.client ARGUMENTS`."""
+    return client_command[client_command.index("-m") + 2 :]
 
 
 def _check(case: Case, result: BenchResult, client: Mapping[str, Any]) -> None:
@@ -186,7 +204,10 @@ def _request(
 
 
 def _extra_environment(series: Series, variant: Variant) -> Mapping[str, str]:
-    return series.older_engine_env if variant.older_engine else {}
+    extra = dict(series.older_engine_env) if variant.older_engine else {}
+    if _needs_older_client(series.workload):
+        extra[older_client.RATIOS] = json.dumps(series.workload.range_ratio)
+    return extra
 
 
 def _keep_log(run_dir: Path, folder: Path | None, name: str) -> None:

@@ -46,6 +46,7 @@ class SortedFlags:
     client: list[str] = field(default_factory=list)
     positional: list[str] = field(default_factory=list)
     values: dict[str, list[str]] = field(default_factory=dict)  # canonical name -> values of its last use
+    table: FlagTable = field(default_factory=lambda: FlagTable({}, {}))  # what there is
 
     def value(self, name: str) -> str | None:
         """The single value given for an option (by canonical name), or None."""
@@ -64,7 +65,7 @@ def normalise(word: str) -> str:
 
 def sort_flags(words: Sequence[str], table: FlagTable) -> SortedFlags:
     """Give every flag, with its values, to the parser(s) that know it; shared flags go to both."""
-    result = SortedFlags()
+    result = SortedFlags(table=table)
     index = 0
     while index < len(words):
         word = normalise(words[index])
@@ -187,12 +188,14 @@ def describe_parser(parser: Any) -> dict[str, list[Any]]:
 def main() -> None:
     """Print the options of both vLLM parsers as one line of JSON (the last line of stdout)."""
     from vllm.benchmarks.serve import add_cli_args
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    client = FlexibleArgumentParser()
+    from revati.engines.vllm.versions import first_of
+
+    cli_args = first_of("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
+    parser = first_of("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser
+    client = parser()
     add_cli_args(client)
-    server = make_arg_parser(FlexibleArgumentParser())
+    server = cli_args.make_arg_parser(parser())
     print(json.dumps({"server": describe_parser(server), "client": describe_parser(client)}))
 
 

@@ -115,7 +115,8 @@ def make_plan(
     for command in (server, client):
         command += _unless(flags, "--host", host) + ([] if port_text is not None else ["--port", str(port)])
     server += _unless(flags, "--load-format", "dummy")
-    server += _unless(flags, "--shutdown-timeout", str(_GRACE_S))
+    if "--shutdown-timeout" in flags.table.server:  # vLLM before 0.14 has none
+        server += _unless(flags, "--shutdown-timeout", str(_GRACE_S))
     client = _own_result_file(client, run_dir)
     client += _unless(flags, "--percentile-metrics", "ttft,tpot,itl,e2el")
     client += _unless(flags, "--request-id-prefix", "bench-")

@@ -39,6 +39,15 @@ class _After(importlib.abc.Loader):
         return getattr(self._loader, name)
 
 
+class _Nothing(importlib.abc.Loader):
+    """Of a module that holds nothing."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None: ...
+
+
 class _KernelLibrary(_After):
     """The same for a GPU kernel library; says in one line when it does not fit the installed torch."""
 
@@ -46,8 +55,11 @@ class _KernelLibrary(_After):
         try:
             return super().create_module(spec)
         except ImportError as error:
-            from revati.cuda import libraries
+            from revati.cuda import declared, libraries
 
+            if declared.declare(spec.name, Path(str(spec.origin))):
+                self._loader = _Nothing()
+                return None
             raise ImportError(
                 libraries.misfit(str(spec.origin), error), name=error.name, path=error.path
             ) from None

@@ -9,16 +9,18 @@ def register_platform() -> str | None:
     """Class path of the virtual platform inside a run, None everywhere else (vLLM then chooses as ever)."""
     if os.environ.get("REVATI_IDENTITY") != "cuda":
         return None
-    from revati.cuda import libraries, triton
+    from revati.cuda import declared, libraries, triton
     from revati.engines.vllm import (  # noqa: F401 - the twins
         fakes,
         host_answers,
         parallel,
         speculation,
+        versions,
     )
-    from revati.engines.vllm.versions import check
 
-    check()
+    versions.check()
+    if versions.is_older():
+        declared.LIBRARIES.update(versions.LIBRARIES)
     from revati import _C
 
     triton.HOST_KERNELS.update(_C.vllm_host_kernels())

@@ -35,7 +35,7 @@ def patch_backends(module: ModuleType) -> None:
             graph: Any,
             example_inputs: list[Any],
             compiler_config: dict[str, Any],
-            compile_range: Any,
+            compile_range: Any = None,  # the name differs between versions
             key: str | None = None,
         ) -> tuple[Callable[..., Any] | None, Any | None]:
             import vllm.envs as envs
@@ -47,7 +47,7 @@ def patch_backends(module: ModuleType) -> None:
     before = module.make_compiler
 
     def make_compiler(compilation_config: Any) -> Any:
-        if compilation_config.backend == "inductor":
+        if getattr(compilation_config, "use_inductor", compilation_config.backend == "inductor"):
             return VirtualInductor()
         return before(compilation_config)
 

@@ -63,8 +63,12 @@ def _implement(name: str, function: Callable[..., Any], key: str, *, override: b
 def _fa3_metadata(batch_size: int, *args: Any, **kwargs: Any) -> Any:
     import torch
 
-    rows = (batch_size + 3) // 4 * 4  # flash_api.cpp: one semaphore and up to four vectors per batch entry
-    return torch.empty(1 + 4 * rows, dtype=torch.int32, device="meta")
+    from revati.cuda import declared
+
+    # flash_api.cpp: one semaphore and up to four vectors per batch entry; earlier one, of splits
+    rows = (batch_size + 3) // 4 * 4
+    vectors = batch_size if "_vllm_fa3_C" in declared.NAMESPACES else 4 * rows
+    return torch.empty(1 + vectors, dtype=torch.int32, device="meta")
 
 
 @rule("_vllm_fa3_C::fwd")

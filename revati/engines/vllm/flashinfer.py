@@ -213,7 +213,8 @@ def patch_jit(module: ModuleType) -> None:
         refusal.note(text)
         raise RuntimeError(f"revati: {text}")
 
-    ledger.replace(module.JitSpecNvcc, "build", build, why="its kernels run on real GPUs only", until="never")
+    spec = getattr(module, "JitSpecNvcc", None) or module.JitSpec  # FlashInfer before 0.6
+    ledger.replace(spec, "build", build, why="its kernels run on real GPUs only", until="never")
 
 
 def patch_cubin_loader(module: ModuleType) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from revati.spec import GpuSpec
 
 ANSWERS: dict[str, tuple[str, Callable[..., Any]]] = {}  # op: (dispatch key, function)
+OF_DECLARED: set[str] = set()  # ops whose own answer is right where their library could be loaded
 _libraries: list[Any] = []
 _done: set[str] = set()
 _deep_gemm: dict[str, int | bool] = {}  # what its set_* functions were given
@@ -39,12 +40,16 @@ def register() -> None:
 
     import torch
 
+    from revati.cuda import declared
+
     known = set(torch._C._dispatch_get_all_op_names())
     for name, (key, function) in ANSWERS.items():
         if name in _done or name not in known:
             continue
         _done.add(name)
         namespace, op = name.split("::")
+        if name in OF_DECLARED and namespace not in declared.NAMESPACES:
+            continue
         library = torch.library.Library(namespace, "IMPL")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -108,6 +113,23 @@ def _swap_blocks_batch(
 
     block = torch.empty(int(sizes.sum()), dtype=torch.uint8, device="meta")
     _C.launch("copy::h2d", ["dst", "src"], block, block, device=torch.cuda.current_device())
+
+
+# ------------------------------------- what is asked of libraries that are only declared (`declared.py`)
+def _from_capability(name: str, lowest: int) -> None:
+    """Op `name` says whether kernels exist for a compute capability (major x 10 + minor): from `lowest` on.
+
+    Source: csrc/quantization/cutlass_w8a8/scaled_mm_entry.cu of vLLM 0.11, built with CUDA 12.8.
+    """
+    OF_DECLARED.add(name)
+    answer(name)(lambda capability: capability >= lowest)
+
+
+_from_capability("_C::cutlass_scaled_mm_supports_fp8", 89)
+_from_capability("_C::cutlass_scaled_mm_supports_block_fp8", 90)
+_from_capability("_C::cutlass_sparse_scaled_mm_supported", 90)
+_from_capability("_C::cutlass_group_gemm_supported", 90)
+_from_capability("_C::cutlass_scaled_mm_supports_fp4", 100)
 
 
 # ---------------------------------------------------------------- DeepGEMM's settings

@@ -379,7 +379,7 @@ def _plain(thing: Any) -> Hashable:
 
 def install(module: ModuleType) -> None:
     """Change `vllm.compilation.backends`: the function that calls a model's pieces one after the other."""
-    if not repeats("layers"):
+    if not repeats("layers") or not hasattr(module, "generate_execution_code"):
         return
     graphs: list[fx.GraphModule] = []
     generate, build = module.generate_execution_code, module.compile_execution_fn

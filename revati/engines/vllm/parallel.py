@@ -25,6 +25,7 @@ from revati.engines.vllm import (
     flash_attention,
     flashinfer,
     folding,
+    newer_torch,
     recorded_lengths,
     ring,
     sleeping,
@@ -48,6 +49,7 @@ def install() -> None:
         **fakes.PATCHES,
         **flash_attention.PATCHES,
         **flashinfer.PATCHES,
+        **newer_torch.PATCHES,
         **sleeping.PATCHES,
         **steps.PATCHES,
     }
@@ -117,6 +119,11 @@ class VirtualNccl:
 
         return ncclUniqueId.from_buffer_copy(data)
 
+    def ncclCommInitRank(self, world_size: int, unique_id: Any, rank: int) -> Any:
+        """The communicator, which vLLM before 0.13 takes from here."""
+        name = f"nccl/{bytes(unique_id).hex()}"
+        return new_communicator(name, rank, world_size, buffer_bytes())
+
     def has_symbol(self, name: str) -> bool:
         return False
 
@@ -147,10 +154,7 @@ def _init_comm(self: Any, device: Any) -> None:
 
     device = torch.device(f"cuda:{device}") if isinstance(device, int) else torch.device(device)
     self.device = device
-    self.comm = new_communicator(
-        f"nccl/{bytes(self.unique_id).hex()}", self.rank, self.world_size, buffer_bytes()
-    )
-    self._batch = None
+    self.comm = self.nccl.ncclCommInitRank(self.world_size, self.unique_id, self.rank)
     with torch.accelerator.device_index(device.index):
         data = torch.zeros(1, device=device)
         self.all_reduce(data)
@@ -180,7 +184,7 @@ def _all_gatherv(
 
 
 def _gather_pieces(self: Any, source: Any, pieces: list[Any], stream: Any) -> None:
-    if self._batch is not None:
+    if getattr(self, "_batch", None) is not None:
         self._batch.append((source, pieces, stream))
     else:
         self.comm.all_gather([source], [pieces], "nccl", _stream(stream))
@@ -258,6 +262,10 @@ def _patch_pynccl(module: ModuleType) -> None:
 # ---- the custom kernels over peer memory
 
 
+_SIGNAL_BYTES = 2560
+"""sizeof(vllm::Signal) in csrc/custom_all_reduce.cuh of vLLM 0.10 to 0.12: 36 blocks of 8 ranks."""
+
+
 class CustomOps:
     """Stands for `vllm._custom_ops` inside custom_all_reduce.py: peer memory and the kernels that use it."""
 
@@ -269,6 +277,13 @@ class CustomOps:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+    def meta_size(self) -> int:
+        """Bytes of the kernels' own signals; registered without a schema, so not where it is only declared."""
+        try:
+            return int(self._real.meta_size())
+        except AttributeError:
+            return _SIGNAL_BYTES
 
     def allocate_shared_buffer_and_handle(self, size: int) -> tuple[int, str]:
         _outside(size)

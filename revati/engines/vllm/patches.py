@@ -16,13 +16,12 @@ def apply() -> None:
     _applied = True
     # A dozen full collections of an engine's start need not look at what its parent imported.
     os.register_at_fork(after_in_child=gc.freeze)
-    from vllm.utils import system_utils
-
     from revati import _C
     from revati.cuda import ledger
+    from revati.engines.vllm.versions import first_of
 
     ledger.replace(
-        system_utils,
+        first_of("vllm.utils.system_utils", "vllm.utils"),
         "cuda_is_initialized",
         _C.device_in_use,
         why="libraries that ask for properties while they are imported leave nothing on a virtual device: "

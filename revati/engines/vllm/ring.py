@@ -19,6 +19,11 @@ from revati.cuda import ledger
 from revati.engines.vllm import folding
 
 
+_WHY = "two sides that spin on shared memory never let virtual time pass"
+_UNTIL = "never: vLLM's other way, a ZMQ socket, takes four switches of threads for each message"
+_LOOK_MS = 1000  # at whether a wait was cancelled
+
+
 class Bell:
     """A counter that processes of one run share, and wait on.
 
@@ -63,8 +68,9 @@ def patch(module: ModuleType) -> None:
         folding.patch_ring(module)
     if not _C.shared_clock():
         return
-    why = "two sides that spin on shared memory never let virtual time pass"
-    until = "never: vLLM's other way, a ZMQ socket, takes four switches of threads for each message"
+    if not hasattr(module, "SpinCondition"):
+        _patch_timer(module)
+        return
     condition = module.SpinCondition
     begin = condition.__init__
 
@@ -78,8 +84,48 @@ def patch(module: ModuleType) -> None:
     def ring(self: Any) -> None:
         self.bell.ring()
 
-    ledger.replace(condition, "__init__", __init__, why=why, until=until)
-    ledger.replace(condition, "wait", wait, why=why, until=until)
-    ledger.replace(condition, "notify", ring, why=why, until=until)
-    ledger.replace(condition, "cancel", ring, why=why, until=until)
-    ledger.replace(module, "SPINLOOP_EXT_ENABLED", False, why=why, until=until)
+    ledger.replace(condition, "__init__", __init__, why=_WHY, until=_UNTIL)
+    ledger.replace(condition, "wait", wait, why=_WHY, until=_UNTIL)
+    ledger.replace(condition, "notify", ring, why=_WHY, until=_UNTIL)
+    ledger.replace(condition, "cancel", ring, why=_WHY, until=_UNTIL)
+    ledger.replace(module, "SPINLOOP_EXT_ENABLED", False, why=_WHY, until=_UNTIL)
+
+
+class BellTimer:
+    """Stands for the `SpinTimer` of a ring before vLLM 0.13, which spins once for each look."""
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+
+    def record_activity(self) -> None: ...
+
+    def spin(self) -> None:
+        """Return once there may be something to read."""
+        self._bell.wait(_LOOK_MS)
+
+
+def _patch_timer(module: ModuleType) -> None:
+    queue = module.MessageQueue
+    begin, create, enqueue = queue.__init__, queue.create_from_handle, queue.enqueue
+
+    def bell_of(handle: Any) -> Bell | None:
+        return Bell(handle.buffer_handle[3]) if handle.buffer_handle else None
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self.bell = bell_of(self.handle)
+
+    def create_from_handle(handle: Any, rank: int) -> Any:
+        reader = create(handle, rank)
+        if bell := bell_of(handle):
+            reader._read_spin_timer = BellTimer(bell)
+        return reader
+
+    def enqueue_and_ring(self: Any, *args: Any, **kwargs: Any) -> None:
+        enqueue(self, *args, **kwargs)
+        if self.bell is not None:
+            self.bell.ring()
+
+    ledger.replace(queue, "__init__", __init__, why=_WHY, until=_UNTIL)
+    ledger.replace(queue, "create_from_handle", staticmethod(create_from_handle), why=_WHY, until=_UNTIL)
+    ledger.replace(queue, "enqueue", enqueue_and_ring, why=_WHY, until=_UNTIL)

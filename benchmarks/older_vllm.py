@@ -1,0 +1,76 @@
+"""Makes an environment with a vLLM that was built for an older PyTorch, beside the one Revati is built for.
+
+    python -m benchmarks.older_vllm 0.11.0 [FOLDER]
+
+Such a wheel asks for its own PyTorch, whose CUDA build pip would bring with it. Everything else that it asks
+for is installed as it says; its kernel libraries are declared, not loaded (`revati/cuda/declared.py`).
+Default folder: `.venv-vllm-VERSION` in this repository. With its `bin` first in PATH, `revati` and
+`python -m benchmarks.accuracy` run that engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TORCH = "torch==2.13.0"
+_OF_ANOTHER_TORCH = ("torch", "torchaudio", "torchvision", "xformers")
+_NOT_NEEDED = ("ray",)  # several nodes
+_OURS = ("pybind11>=2.13", "xgboost>=2.1", "pyarrow>=15", "pandas>=2", "rich>=13", "typer>=0.12", "plotly",
+         "setuptools>=77,<80", "wheel", "ninja", "triton", "torchvision", "nvidia-cuda-runtime")  # fmt: skip
+
+
+def requirements(vllm_metadata: list[str]) -> list[str]:
+    """What a wheel asks for (its `Requires-Dist` lines), without extras and without what is left out here."""
+    kept = []
+    for line in vllm_metadata:
+        name = re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0].lower()
+        if "extra ==" not in line and name not in (*_OF_ANOTHER_TORCH, *_NOT_NEEDED):
+            kept.append(line)
+    return kept
+
+
+def make(version: str, folder: Path) -> None:
+    """Create the environment; raises CalledProcessError where pip fails."""
+    venv.create(folder, with_pip=True, clear=True)
+
+    def install(*what: str) -> None:
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-compile", *what]
+        subprocess.run(pip, check=True, stderr=subprocess.PIPE, text=True)
+
+    install("--upgrade", "pip")
+    install(TORCH)
+    install("--no-deps", f"vllm=={version}")
+    packages = next((folder / "lib").glob("python3*")) / "site-packages"
+    (vllm,) = metadata.distributions(name="vllm", path=[str(packages)])
+    lines = requirements(vllm.requires or [])
+    older = [] if any(line.startswith("transformers") and "<5" in line for line in lines) else ["transformers<5"]
+    install(TORCH, *_OURS, *lines, *older)
+    install("--no-build-isolation", "--no-deps", "-e", str(ROOT))
+
+
+def main() -> int:
+    """Entry point of `python -m benchmarks.older_vllm`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("version", help="of vLLM, as pip knows it")
+    parser.add_argument("folder", type=Path, nargs="?")
+    args = parser.parse_args()
+    folder = (args.folder or ROOT / f".venv-vllm-{args.version}").resolve()
+    try:
+        make(args.version, folder)
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or "no output").strip().splitlines()[-1]
+        print(f"older_vllm: pip ended with code {error.returncode}: {last}", file=sys.stderr)
+        return 2
+    print(f"{folder}: vLLM {args.version} beside {TORCH}; PATH={folder / 'bin'}:$PATH")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
