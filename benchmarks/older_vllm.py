@@ -50,14 +50,14 @@ def make(version: str, folder: Path) -> None:
     packages = next((folder / "lib").glob("python3*")) / "site-packages"
     (vllm,) = metadata.distributions(name="vllm", path=[str(packages)])
     lines = requirements(vllm.requires or [])
-    older = [] if any(line.startswith("transformers") and "<5" in line for line in lines) else ["transformers<5"]
-    install(TORCH, *_OURS, *lines, *older)
+    install(TORCH, *_OURS, *lines, "transformers<5")
     install("--no-build-isolation", "--no-deps", "-e", str(ROOT))
 
 
 def main() -> int:
     """Entry point of `python -m benchmarks.older_vllm`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("version", help="of vLLM, as pip knows it")
     parser.add_argument("folder", type=Path, nargs="?")
     args = parser.parse_args()

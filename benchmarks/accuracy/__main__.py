@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.accuracy.case import Case, CaseError, load_cases, select
+from benchmarks.accuracy.case import Case, CaseError, Series, load_cases, select
 from benchmarks.accuracy.records import keep, kept, of_cases, read
 from benchmarks.accuracy.runner import Interrupted, Outcome, Variant, run_case, run_one_server
 from benchmarks.accuracy.table import case_table, markdown, markdown_of_series, replace_section, series_table
 from revati.bench.driver import EXIT_INTERRUPTED
 from revati.cli.errors import CliError
-from revati.report.summary import crowded
+from revati.report.summary import crowded, versions
 
 
 def variants(names: str, cpu_factor: float | None) -> list[Variant]:
@@ -29,7 +29,7 @@ def variants(names: str, cpu_factor: float | None) -> list[Variant]:
         "own-kv": Variant("own-kv", cpu_factor=cpu_factor, pin=False),
         "all-ranks": Variant("all-ranks", cpu_factor=cpu_factor, fold_ranks=False),
         "roofline": Variant("roofline", cpu_factor=cpu_factor, latency="roofline"),
-        "older-engine": Variant("older-engine", cpu_factor=cpu_factor, older_engine=True),
+        "measured-version": Variant("measured-version", cpu_factor=cpu_factor, measured_version=True),
     }
     if names == "attribution":
         return list(known.values())
@@ -65,7 +65,10 @@ def run_all(
     if arguments.resume and arguments.json is None:
         raise CaseError("--resume needs --json FILE, results of an earlier run")
     earlier = read(arguments.json) if arguments.resume else {}
-    for cases, variant in jobs(chosen, variants(arguments.variants, arguments.cpu_factor)):
+    planned = list(jobs(chosen, variants(arguments.variants, arguments.cpu_factor)))
+    if not planned:
+        raise CaseError(_nothing_to_run(chosen))
+    for cases, variant in planned:
         if all((case.id, variant.name) in earlier for case in cases):
             outcomes += [Outcome.from_json(case, variant, earlier[case.id, variant.name]) for case in cases]
             continue
@@ -99,6 +102,19 @@ def shown(chosen: Sequence[Case], path: Path | None) -> list[Outcome]:
     return found
 
 
+def measured_with_this_engine(series: Series) -> bool:
+    """Whether a series was measured with the version of vLLM that is installed."""
+    return series.measured_engine == f"vLLM {versions().get('vllm')}"
+
+
+def _nothing_to_run(chosen: Sequence[Case]) -> str:
+    measured = ", ".join(sorted({case.series.measured_engine for case in chosen}))
+    return (
+        f"no variant applies: vLLM {versions().get('vllm')} is installed, measured was {measured}; "
+        "`python -m benchmarks.older_vllm VERSION` makes an environment for `measured-version`"
+    )
+
+
 def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[list[Case], Variant]]:
     """What is emulated in one go: a case, or the chosen points of a series that shares a server."""
     for _, group in groupby(chosen, key=lambda case: case.series.id if case.series.one_server else case.id):
@@ -109,7 +125,7 @@ def jobs(chosen: Sequence[Case], wanted: Sequence[Variant]) -> Iterator[tuple[li
                 continue
             if not variant.fold_ranks and series.gpus == 1:
                 continue
-            if variant.older_engine and not (series.older_engine or series.older_engine_env):
+            if variant.measured_version and not measured_with_this_engine(series):
                 continue
             yield cases, variant
 

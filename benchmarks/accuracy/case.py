@@ -114,10 +114,6 @@ class Series(Strict):
     one_server: bool = Field(
         False, description="all points in one server's life, in order: what it has cached counts (http)"
     )
-    older_engine: list[str] = Field(
-        [], description="flags with which today's engine does what the measured version did (http)"
-    )
-    older_engine_env: dict[str, str] = Field({}, description="variables for the same")
     goal: Goal = Goal()
     published_errors: list[str] = []
     notes: list[str] = []

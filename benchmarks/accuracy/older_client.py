@@ -1,4 +1,4 @@
-"""`vllm bench serve` of a vLLM that draws both lengths of random requests with one ratio: here each has its own.
+"""`vllm bench serve` of a vLLM that draws both lengths of random requests with one ratio: each has its own.
 
 `--random-range-ratio` takes a ratio for each side since vLLM 0.13; some cases need that.
 """

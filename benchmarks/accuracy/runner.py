@@ -47,7 +47,7 @@ class Variant:
     latency: str = "profile"
     pin: bool = True  # take over what the real engine resolved (KV blocks)
     fold_ranks: bool = True  # one process for all tensor-parallel ranks: the same results, less work
-    older_engine: bool = False  # bring back what the measured version of the engine did
+    measured_version: bool = False  # by the engine's version that was measured
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def bench_words(case: Case, folder: Path, repeat: int = 0) -> list[str]:
 def _run_http(
     case: Case, variant: Variant, run_dir: Path, log: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    with _environment(_extra_environment(case.series, variant)):
+    with _environment(_extra_environment(case.series)):
         prepared = session.prepare(_request(case, variant, run_dir), run_dir)
         plan = prepared.plan
         if _needs_older_client(case.series.workload):
@@ -198,16 +198,14 @@ def _check(case: Case, result: BenchResult, client: Mapping[str, Any]) -> None:
 def _request(
     case: Case, variant: Variant, folder: Path, repeat: int = 0, words: Sequence[str] = ()
 ) -> session.BenchRequest:
-    extra = case.series.older_engine if variant.older_engine else []
-    typed = [*bench_words(case, folder, repeat), *extra, *words]
+    typed = [*bench_words(case, folder, repeat), *words]
     return session.BenchRequest(typed, options_for(case, variant), case.series.gpus)
 
 
-def _extra_environment(series: Series, variant: Variant) -> Mapping[str, str]:
-    extra = dict(series.older_engine_env) if variant.older_engine else {}
-    if _needs_older_client(series.workload):
-        extra[older_client.RATIOS] = json.dumps(series.workload.range_ratio)
-    return extra
+def _extra_environment(series: Series) -> Mapping[str, str]:
+    if not _needs_older_client(series.workload):
+        return {}
+    return {older_client.RATIOS: json.dumps(series.workload.range_ratio)}
 
 
 def _keep_log(run_dir: Path, folder: Path | None, name: str) -> None:
@@ -225,7 +223,7 @@ def run_one_server(
     """
     variant = variant or Variant()
     series = cases[0].series
-    with _run_dir() as run_dir, _environment(_extra_environment(series, variant)):
+    with _run_dir() as run_dir, _environment(_extra_environment(series)):
         plans: list[BenchPlan] = []
         port = ["--port", str(free_port())]
         repeats = range(series.workload.repeats)

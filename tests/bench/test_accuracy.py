@@ -141,20 +141,41 @@ def test_repeats_have_seeds_of_their_own_and_their_medians_count(tmp_path: Path)
 
 def test_points_that_share_a_server_are_one_job() -> None:
     cases = select(load_cases(), ["h100-qwen3-8b-v030-chat", "h100-qwen3-8b-c1", "h100-qwen3-8b-c4"])
-    older = Variant("older-engine", older_engine=True)
-    found = [
-        ([case.id for case in group], variant.name) for group, variant in jobs(cases, [Variant(), older])
-    ]
+    free = Variant("free-host", cpu_time="free")
+    found = [([case.id for case in group], variant.name) for group, variant in jobs(cases, [Variant(), free])]
     shared = [case.id for case in cases if case.series.one_server]
     assert len(shared) == 7
     assert found == [
         (shared, "default"),
+        (shared, "free-host"),
         *[
             ([f"h100-qwen3-8b-{point}"], name)
             for point in ("c1", "c4")
-            for name in ("default", "older-engine")
+            for name in ("default", "free-host")
         ],
     ]
+
+
+def test_the_measured_version_runs_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = select(load_cases(), ["h100-qwen3-8b-c1", "h100-qwen3-32b-c8"])
+    same = Variant("measured-version", measured_version=True)
+    monkeypatch.setattr("benchmarks.accuracy.__main__.versions", lambda: {"vllm": "0.12.0"})
+    assert [[case.id for case in group] for group, _ in jobs(cases, [same])] == [["h100-qwen3-32b-c8"]]
+    assert main(["h100-qwen3-8b-c1", "--variants", "measured-version"]) == 2
+    said = capsys.readouterr().err
+    assert "vLLM 0.12.0 is installed, measured was vLLM 0.11.0; `python -m benchmarks.older_vllm" in said
+
+
+def test_an_older_client_is_told_each_ratio_of_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_named("h100-qwen3-32b-c8")
+    monkeypatch.setattr("benchmarks.accuracy.runner.is_older", lambda: True)
+    assert bench_words(case, tmp_path)[-2:] == ["--random-range-ratio", "0"]
+    monkeypatch.setattr("benchmarks.accuracy.runner.is_older", lambda: False)
+    assert json.loads(bench_words(case, tmp_path)[-1]) == {"input": 0, "output": 0.3}
 
 
 def test_clients_run_in_turn_until_one_fails(tmp_path: Path) -> None:
@@ -235,10 +256,10 @@ def test_records_take_the_place_of_earlier_ones_beside_what_was_measured(tmp_pat
     case = case_named("h100-qwen3-8b-c1")
     block = {"versions": {"vllm": "0.32.0"}, "wall": {"host_pace": 1.0, "clock": {}}, "top_ops": []}
     keep([Outcome(case, Variant(), {"tpot_ms.mean": 1.0}, {}, block)], tmp_path)
-    older = Variant("older-engine", older_engine=True)
+    same = Variant("measured-version", measured_version=True)
     [path] = keep(
         [
-            Outcome(case, older, {"tpot_ms.mean": 7.28 * 2}, {}, block),
+            Outcome(case, same, {"tpot_ms.mean": 7.28 * 2}, {}, block),
             Outcome(case, Variant(), {"tpot_ms.mean": 7.28}, {}, block),
         ],
         tmp_path,
@@ -247,7 +268,7 @@ def test_records_take_the_place_of_earlier_ones_beside_what_was_measured(tmp_pat
     found = kept([case, case_named("h100-qwen3-8b-c2")], tmp_path)
     assert [(one.variant.name, one.error_percent["tpot_ms.mean"]) for one in found] == [
         ("default", pytest.approx(0.0)),
-        ("older-engine", pytest.approx(100.0)),
+        ("measured-version", pytest.approx(100.0)),
     ]
     with pytest.raises(CaseError, match="no record of these cases"):
         kept([case_named("h100-qwen3-8b-c2")], tmp_path)
@@ -284,13 +305,13 @@ def test_resume_takes_over_what_the_result_file_holds(
 
 def test_show_prints_all_that_the_result_file_holds_and_runs_nothing(tmp_path: Path) -> None:
     case = case_named("h100-qwen3-8b-c2")
-    older = Variant("older-engine", older_engine=True)
-    found = [Outcome(case, each, {"ttft_ms.mean": 62.0}, {}, {}) for each in (older, Variant())]
+    same = Variant("measured-version", measured_version=True)
+    found = [Outcome(case, each, {"ttft_ms.mean": 62.0}, {}, {}) for each in (same, Variant())]
     results, document = tmp_path / "results.json", tmp_path / "accuracy.md"
     results.write_text(json.dumps([outcome.as_json() for outcome in found]))
     assert main(["--show", "--json", str(results), "--markdown", str(document)]) == 0
     rows = [line for line in document.read_text().splitlines() if line.startswith(f"| {case.id} |")]
-    assert [row.split(" | ")[1] for row in rows] == ["default", "older-engine"]
+    assert [row.split(" | ")[1] for row in rows] == ["default", "measured-version"]
     assert main(["rtx4090-llama8b", "--show", "--json", str(results)]) == 2
     assert main(["--show", "--json", str(tmp_path / "nothing.json")]) == 2
     results.write_text(json.dumps([{"case": case.id, "variant": {"name": "default", "odd": 1}}]))

@@ -279,7 +279,7 @@ class CustomOps:
         return getattr(self._real, name)
 
     def meta_size(self) -> int:
-        """Bytes of the kernels' own signals; registered without a schema, so not where it is only declared."""
+        """Bytes of the kernels' signals; an op without a schema, so there is none where it is declared."""
         try:
             return int(self._real.meta_size())
         except AttributeError:

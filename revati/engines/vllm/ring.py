@@ -18,7 +18,6 @@ from revati import _C
 from revati.cuda import ledger
 from revati.engines.vllm import folding
 
-
 _WHY = "two sides that spin on shared memory never let virtual time pass"
 _UNTIL = "never: vLLM's other way, a ZMQ socket, takes four switches of threads for each message"
 _LOOK_MS = 1000  # at whether a wait was cancelled
