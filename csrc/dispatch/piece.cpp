@@ -25,7 +25,11 @@ at::Tensor part_of(const at::Tensor& base, const Output& like, int64_t offset) {
 
 Signature Piece::signature(const std::vector<c10::IValue>& args) {
   Signature key;
-  key.mix(uint64_t(current_device()));
+  int device = current_device();
+  Timeline& timeline = Timeline::get();
+  // Code may ask whether its launches are captured: vLLM's all-reduce launches nothing in the warm-up before a capture.
+  bool capturing = timeline.capturing(device, timeline.current(device));
+  key.mix(uint64_t(device) << 1 | uint64_t(capturing));
   for (auto& a : args) key.mix_value(a);
   return key;
 }

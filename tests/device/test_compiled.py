@@ -138,6 +138,37 @@ def test_an_operator_that_computes_values_in_a_capture_leaves_the_rest_fused() -
     )
 
 
+def test_an_operator_that_asks_whether_it_is_captured_is_asked_in_a_capture() -> None:
+    """As vLLM's all-reduce, which before a capture only allocates its result."""
+    passes(
+        TRACED
+        + """
+    graphs = []
+
+    @torch.library.custom_op("revati_test::reduce", mutates_args=())
+    def reduce(x: torch.Tensor) -> torch.Tensor:
+        if not graphs or torch.cuda.is_current_stream_capturing():
+            torch.bmm(x[None], weight[None])
+        return torch.empty_like(x)
+
+    reduce.register_fake(torch.empty_like)
+    weight = torch.empty(512, 512, dtype=torch.bfloat16, device="cuda")
+    many, few = (torch.empty(rows, 512, dtype=torch.bfloat16, device="cuda") for rows in (512, 8))
+    piece, places = trace(lambda x, w: torch.ops.revati_test.reduce(x @ w) + 1, many, weight)
+    _, found = launched(lambda: piece(*inputs(places, many, weight)))
+    assert found["aten::mm"] == found["aten::bmm"] == 1, found
+    graphs.append(torch.cuda.CUDAGraph())
+    for _warm_up in range(2):
+        _, found = launched(lambda: piece(*inputs(places, few, weight)))
+        assert found["aten::mm"] == 1 and "aten::bmm" not in found, found
+    with torch.cuda.graph(graphs[0]):
+        piece(*inputs(places, few, weight))
+    _, found = launched(graphs[0].replay)
+    assert found["aten::mm"] == found["aten::bmm"] == 1, found
+    """
+    )
+
+
 def test_temporaries_inside_a_kernel_take_no_memory() -> None:
     passes(
         TRACED
