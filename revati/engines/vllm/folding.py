@@ -76,6 +76,16 @@ def patch_torch(module: ModuleType) -> None:
             ledger.replace(owner, "broadcast_object_list", nothing, why=_WHY, until=_UNTIL)
 
 
+def patch_rendezvous(module: ModuleType) -> None:
+    """`torch.distributed.rendezvous`: the store of a world (vLLM before 0.13) is ready with one rank."""
+    usual = module.TCPStore
+
+    def store(*args: Any, **kwargs: Any) -> Any:
+        return usual(*args, **{**kwargs, "wait_for_workers": False})
+
+    ledger.replace(module, "TCPStore", store, why=_WHY, until=_UNTIL)
+
+
 class MirrorQueue:
     """Stands for the shared-memory ring by which rank 0 tells the others what it decided."""
 
@@ -109,5 +119,6 @@ def patch_ring(module: ModuleType) -> None:
 
 PATCHES = {
     "torch.distributed.distributed_c10d": patch_torch,
+    "torch.distributed.rendezvous": patch_rendezvous,
     "vllm.distributed.parallel_state": patch_parallel_state,
 }
