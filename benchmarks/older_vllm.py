@@ -26,6 +26,11 @@ _OURS = ("pybind11>=2.13", "xgboost>=2.1", "pyarrow>=15", "pandas>=2", "rich>=13
          "setuptools>=77,<80", "wheel", "ninja", "triton", "torchvision", "nvidia-cuda-runtime")  # fmt: skip
 
 
+def default_folder(version: str) -> Path:
+    """Where the environment of a version lies."""
+    return ROOT / f".venv-vllm-{version}"
+
+
 def requirements(vllm_metadata: list[str]) -> list[str]:
     """What a wheel asks for (its `Requires-Dist` lines), without extras and without what is left out here."""
     kept = []
@@ -61,7 +66,7 @@ def main() -> int:
     parser.add_argument("version", help="of vLLM, as pip knows it")
     parser.add_argument("folder", type=Path, nargs="?")
     args = parser.parse_args()
-    folder = (args.folder or ROOT / f".venv-vllm-{args.version}").resolve()
+    folder = (args.folder or default_folder(args.version)).resolve()
     try:
         make(args.version, folder)
     except subprocess.CalledProcessError as error:
