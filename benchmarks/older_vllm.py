@@ -23,7 +23,8 @@ TORCH = "torch==2.13.0"
 _OF_ANOTHER_TORCH = ("torch", "torchaudio", "torchvision", "xformers")
 _NOT_NEEDED = ("ray",)  # several nodes
 _OURS = ("pybind11>=2.13", "xgboost>=2.1", "pyarrow>=15", "pandas>=2", "rich>=13", "typer>=0.12", "plotly",
-         "setuptools>=77,<80", "wheel", "ninja", "triton", "torchvision", "nvidia-cuda-runtime")  # fmt: skip
+         "setuptools>=77,<80", "wheel", "ninja", "triton", "torchvision", "nvidia-cuda-runtime",
+         "nvidia-cuda-runtime-cu12")  # fmt: skip
 
 
 def default_folder(version: str) -> Path:

@@ -56,10 +56,12 @@ def declare(module: str, library: Path) -> bool:
     if module not in LIBRARIES:
         return False
     texts = schemas(library)
+    known = set(torch._C._dispatch_get_all_op_names())
     for namespace in LIBRARIES[module]:
         fragment = torch.library.Library(namespace, "FRAGMENT")
         for text in texts:
-            fragment.define(text)
+            if f"{namespace}::{text.partition('(')[0].strip()}" not in known:
+                fragment.define(text)
         _kept.append(fragment)
         NAMESPACES.add(namespace)
     return True

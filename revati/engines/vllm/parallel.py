@@ -25,7 +25,7 @@ from revati.engines.vllm import (
     flash_attention,
     flashinfer,
     folding,
-    newer_torch,
+    older,
     recorded_lengths,
     ring,
     sleeping,
@@ -49,7 +49,7 @@ def install() -> None:
         **fakes.PATCHES,
         **flash_attention.PATCHES,
         **flashinfer.PATCHES,
-        **newer_torch.PATCHES,
+        **older.PATCHES,
         **sleeping.PATCHES,
         **steps.PATCHES,
     }

@@ -338,7 +338,7 @@ def _suits(runner: Any) -> bool:
 
 def install(module: ModuleType) -> None:
     """Change `vllm.v1.worker.gpu.model_runner`: how a step is executed and sampled."""
-    if not repeats("steps"):
+    if not repeats("steps") or not hasattr(module.GPUModelRunner, "gather_batch_req_state"):
         return
     why = "equal decode steps launch the same: their Python need not run for each"
     until = "never: without it the emulation is right, and slower"

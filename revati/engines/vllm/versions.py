@@ -8,7 +8,7 @@ from importlib import metadata
 from types import ModuleType
 
 SUPPORTED = ("0.30", "0.31", "0.32")  # they need the PyTorch that Revati is built for
-OLDER = ("0.10", "0.11", "0.12")  # built for an older one, see docs/adding-an-engine-version.md
+OLDER = ("0.10", "0.11", "0.12", "0.19")  # built for an older one, see docs/adding-an-engine-version.md
 LIBRARIES = {
     "vllm._C": ("_C", "_C_cache_ops", "_C_cuda_utils", "_C_custom_ar"),
     "vllm._moe_C": ("_moe_C",),

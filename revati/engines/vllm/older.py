@@ -1,4 +1,4 @@
-"""vLLM versions that were made for an older PyTorch, beside the one that Revati is built for."""
+"""vLLM versions that were made for an older PyTorch: what they ask of PyTorch and of their host."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from revati.cuda import ledger
 
+_HOST_BYTES = 2 << 40  # what servers of eight GPUs come with
 _UNTIL = "support of vLLM before 0.12 ends"
 
 
@@ -43,4 +44,17 @@ class _Patch:
         return self._usual.object(target, name, *args, **kwargs)
 
 
-PATCHES = {"vllm.compilation.decorators": patch_decorators}
+def patch_cache_config(module: ModuleType) -> None:
+    """`vllm.config.cache`: swap space, which engine V1 never takes, is compared with the host's memory."""
+    if not hasattr(module, "get_cpu_memory"):
+        return
+    ledger.replace(
+        module,
+        "get_cpu_memory",
+        lambda: _HOST_BYTES,
+        why="how much memory this machine has says nothing of a machine with GPUs",
+        until=_UNTIL,
+    )
+
+
+PATCHES = {"vllm.compilation.decorators": patch_decorators, "vllm.config.cache": patch_cache_config}
