@@ -28,7 +28,6 @@ def request_times(metrics: Any, tokens: int) -> dict[str, float]:
         "first_token_s": metrics.first_token_ts,
         "last_token_s": metrics.last_token_ts,
         "output_tokens": float(tokens),
-        "preemptions": float(metrics.num_preemptions),
     }
 
 
