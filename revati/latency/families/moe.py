@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from revati.latency.bandwidth import DEFAULTS
 from revati.latency.families.booster import Booster, confidence
 from revati.latency.families.vectors import ARRAYS, SCALARS, Xp
 from revati.latency.ops.gemm import WEIGHT_BYTES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from revati.latency.store import Profile
 
 OFFSET_US = 5.0
+_BYTES = 2.0  # of an activation
 SMALL_KERNELS = 3
 """Kernels of a layer beside the two products: alignment, activation, sum."""
 Number = Any
@@ -78,8 +80,9 @@ class MoeEstimator:
         entry = next(iter(models.values()))
         self.booster = Booster(profile, entry)
         self.kinds: list[str] = entry["kinds"]
-        start = profile.bandwidth.get("moe_aux")
-        self.small_ns = SMALL_KERNELS * (start.start_ns if start is not None else 2500.0)
+        self._activation, self._aux = (
+            profile.bandwidth.get(family, DEFAULTS[family]) for family in ("activation", "moe_aux")
+        )
         self._cache: dict[MoeShape, tuple[float, str]] = {}
 
     def estimate(self, work: Work) -> tuple[float, str] | None:
@@ -92,6 +95,13 @@ class MoeEstimator:
             self._cache[shape] = hit
         return hit
 
+    def _small_kernels_ns(self, shape: MoeShape, hidden: float, inter: float) -> float:
+        """What alignment, activation and sum take as kernels of their own, which the tables' times hold."""
+        rows = shape.tokens * shape.topk
+        activation = self._activation.predict_ns(rows * 3.0 * inter * _BYTES, self.spec)
+        summed = self._aux.predict_ns((rows + shape.tokens) * hidden * _BYTES, self.spec)
+        return self._aux.start_ns + activation + summed
+
     def _compute(self, shape: MoeShape) -> tuple[float, str]:
         kind = shape.kind if shape.kind in self.kinds else ("bf16" if "bf16" in self.kinds else self.kinds[0])
         hidden, inter = (shape.n, shape.k) if shape.stage == "down" else (shape.k, shape.n // 2)
@@ -102,7 +112,10 @@ class MoeEstimator:
         random = max(1.0, active_experts(shape.tokens, shape.topk, shape.experts))
         _, random_roof = features(*sizes, shape.kind, random, self.spec, SCALARS)
         total *= (random_roof + OFFSET_US) / (roof + OFFSET_US)
-        total = max(total - self.small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof * 1e3)
+        small_ns = SMALL_KERNELS * self._aux.start_ns
+        if shape.stage != "both":
+            small_ns = self._small_kernels_ns(shape, hidden, inter)
+        total = max(total - small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof * 1e3)
         share = {"up": 2 / 3, "down": 1 / 3}.get(shape.stage, 1.0)
         flag = confidence(
             self.booster.ranges,
