@@ -28,7 +28,7 @@ def run(python: Path, program: Path, *flags: str) -> str:
     line = [python, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", *flags, "--", python, program]
     done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def result(output: str) -> dict[str, object]:
