@@ -27,6 +27,8 @@ OFFSET_US = 5.0
 _BYTES = 2.0  # of an activation
 SMALL_KERNELS = 3
 """Kernels of a layer beside the two products: alignment, activation, sum."""
+_INSIDE = ("mxfp4_wo",)
+"""Kinds whose kernels (Triton's own, `_matmul_ogs`) have activation and sum inside."""
 Number = Any
 """A float, or a numpy array of float64."""
 _PEAK = {"fp8_block": "fp8", "int4_wo": "bf16", "mxfp4_wo": "bf16", "mxfp4": "fp8", "int8_wo": "bf16"}
@@ -98,8 +100,9 @@ class MoeEstimator:
     def _small_kernels_ns(self, shape: MoeShape, hidden: float, inter: float) -> float:
         """What alignment, activation and sum take as kernels of their own, which the tables' times hold."""
         rows = shape.tokens * shape.topk
+        tokens = shape.tokens if shape.topk > 1 else 0  # else not known: fewer than rows
         activation = self._activation.predict_ns(rows * 3.0 * inter * _BYTES, self.spec)
-        summed = self._aux.predict_ns((rows + shape.tokens) * hidden * _BYTES, self.spec)
+        summed = self._aux.predict_ns((rows + tokens) * hidden * _BYTES, self.spec)
         return self._aux.start_ns + activation + summed
 
     def _compute(self, shape: MoeShape) -> tuple[float, str]:
@@ -113,7 +116,7 @@ class MoeEstimator:
         _, random_roof = features(*sizes, shape.kind, random, self.spec, SCALARS)
         total *= (random_roof + OFFSET_US) / (roof + OFFSET_US)
         small_ns = SMALL_KERNELS * self._aux.start_ns
-        if shape.stage != "both":
+        if shape.stage != "both" and shape.kind not in _INSIDE:
             small_ns = self._small_kernels_ns(shape, hidden, inter)
         total = max(total - small_ns - (SMALL_KERNELS + 2) * self.booster.gap_ns, random_roof * 1e3)
         share = {"up": 2 / 3, "down": 1 / 3}.get(shape.stage, 1.0)
