@@ -15,8 +15,11 @@ import re
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+
+from revati.engines.vllm.versions import OLDER, is_older
 
 ROOT = Path(__file__).parents[1]
 TORCH = "torch==2.13.0"
@@ -42,6 +45,16 @@ def requirements(vllm_metadata: list[str]) -> list[str]:
     return kept
 
 
+def refusal(version: str, folder: Path) -> str | None:
+    """Why no environment is made, or None. The folder is cleared: it must be an environment, or empty."""
+    if not is_older(version):
+        return f"vLLM {version}: expected one of {', '.join(OLDER)} (revati/engines/vllm/versions.py)"
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not (folder / "pyvenv.cfg").is_file():
+        return f"{folder} holds something else than an environment; give a new folder"
+    return None
+
+
 def make(version: str, folder: Path) -> None:
     """Create the environment; raises CalledProcessError where pip fails."""
     venv.create(folder, with_pip=True, clear=True)
@@ -60,14 +73,17 @@ def make(version: str, folder: Path) -> None:
     install("--no-build-isolation", "--no-deps", "-e", str(ROOT))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.older_vllm`."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("version", help="of vLLM, as pip knows it")
     parser.add_argument("folder", type=Path, nargs="?")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder = (args.folder or default_folder(args.version)).resolve()
+    if text := refusal(args.version, folder):
+        print(f"older_vllm: {text}", file=sys.stderr)
+        return 2
     try:
         make(args.version, folder)
     except subprocess.CalledProcessError as error:

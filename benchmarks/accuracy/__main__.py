@@ -32,7 +32,7 @@ def variants(names: str, cpu_factor: float | None) -> list[Variant]:
         "measured-version": Variant("measured-version", cpu_factor=cpu_factor, measured_version=True),
     }
     if names == "attribution":
-        return list(known.values())
+        return [variant for variant in known.values() if not variant.measured_version]
     chosen = names.split(",")
     unknown = [name for name in chosen if name not in known]
     if unknown:

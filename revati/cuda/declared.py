@@ -7,6 +7,7 @@ library loads. An op that was registered without a schema cannot be found this w
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,10 @@ def schemas(library: Path) -> list[str]:
     """All op schemas in a shared library, without namespace, in the order they lie in it."""
     import torch
 
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        texts = dict.fromkeys(_texts(content))
     found = []
-    for text in dict.fromkeys(_texts(library.read_bytes())):
+    for text in texts:
         try:
             torch._C.parse_schema(text)
         except RuntimeError:  # some other text with an arrow in it
@@ -34,7 +37,7 @@ def schemas(library: Path) -> list[str]:
     return found
 
 
-def _texts(content: bytes) -> Iterator[str]:
+def _texts(content: mmap.mmap) -> Iterator[str]:
     """The zero-terminated texts that look like a schema, in one line."""
     arrow = content.find(b"->")
     while arrow >= 0:

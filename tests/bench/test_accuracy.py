@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import older_vllm
 from benchmarks.accuracy.__main__ import jobs, main
 from benchmarks.accuracy.case import Case, CaseError, Series, load_cases, load_series, select
 from benchmarks.accuracy.metrics import errors_percent, flatten, from_bench, from_requests, medians
@@ -166,6 +167,21 @@ def test_the_measured_version_runs_where_it_is_installed(
     assert main(["h100-qwen3-8b-c1", "--variants", "measured-version"]) == 2
     said = capsys.readouterr().err
     assert "vLLM 0.12.0 is installed, measured was vLLM 0.11.0; `python -m benchmarks.older_vllm" in said
+
+
+def test_an_environment_takes_the_place_of_another_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert older_vllm.refusal("0.11.0", tmp_path / "new") is None
+    assert older_vllm.refusal("0.11.0", tmp_path) is None
+    (tmp_path / "thesis.txt").write_text("")
+    assert older_vllm.main(["0.11.0", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds something else than an environment" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").exists()
+    (tmp_path / "pyvenv.cfg").write_text("")
+    assert older_vllm.refusal("0.11.0", tmp_path) is None
+    assert older_vllm.main(["0.15.0", str(tmp_path)]) == 2
+    assert "vLLM 0.15.0: expected one of 0.10, 0.11" in capsys.readouterr().err
 
 
 def test_an_older_client_is_told_each_ratio_of_lengths(

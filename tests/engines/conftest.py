@@ -17,6 +17,7 @@ def attempt() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`attempt(program, *run_flags)`: a Python program run to its end, on an H100 by default.
 
     program: its path and its arguments. env: variables beside those of this process.
+    python: the interpreter, of another environment.
     """
 
     def run(
@@ -25,10 +26,11 @@ def attempt() -> Callable[..., subprocess.CompletedProcess[str]]:
         gpu: str = "h100_sxm",
         timeout_s: float = 600,
         env: dict[str, str] | None = None,
+        python: object = sys.executable,
     ) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "revati.cli.main", "run", "--gpu", gpu, *flags, "--", sys.executable]
+        line = [python, "-m", "revati.cli.main", "run", "--gpu", gpu, *flags, "--", python, *program]
         return subprocess.run(
-            [*line, *map(str, program)],
+            [*map(str, line)],
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -45,7 +47,12 @@ def emulate(attempt: Callable[..., subprocess.CompletedProcess[str]]) -> Callabl
     def run(program: Sequence[object], *flags: str, **options: Any) -> Any:
         done = attempt(program, *flags, **options)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        (found,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT ")]
-        return json.loads(found.removeprefix("RESULT "))
+        return result_of(done.stdout)
 
     return run
+
+
+def result_of(output: str) -> Any:
+    """The JSON that a program printed behind RESULT."""
+    (found,) = [text for text in output.splitlines() if text.startswith("RESULT ")]
+    return json.loads(found.removeprefix("RESULT "))

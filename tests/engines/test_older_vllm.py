@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import older_vllm
+from tests.engines.conftest import result_of
 from tests.engines.test_folding import with_two_ranks
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -24,28 +25,20 @@ def python(request: pytest.FixtureRequest) -> Path:
     return folder / "bin" / "python"
 
 
-def run(python: Path, program: Path, *flags: str) -> str:
-    line = [python, "-m", "revati.cli.main", "run", "--gpu", "h100_sxm", *flags, "--", python, program]
-    done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def result(output: str) -> dict[str, object]:
-    (found,) = [line for line in output.splitlines() if line.startswith("RESULT ")]
-    return dict(json.loads(found.removeprefix("RESULT ")))
-
-
-def test_two_ranks_serve_all_tokens_and_reduce_in_every_step(python: Path, tmp_path: Path) -> None:
+def test_two_ranks_serve_all_tokens_and_reduce_in_every_step(
+    python: Path, tmp_path: Path, attempt: Callable[..., Any], emulate: Callable[..., Any]
+) -> None:
     program = tmp_path / "ranks.py"
     program.write_text(with_two_ranks("tensor_parallel_size"))
-    output = run(python, program, "--gpus", "2", "--cpu-time", "free", "--fold-ranks")
-    found = result(output)
+    flags = ("--gpus", "2", "--cpu-time", "free")
+    done = attempt([program], *flags, "--fold-ranks", python=python)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = result_of(done.stdout)
     assert found["platform"] == "VirtualCudaPlatform" and found["tokens"] == [60] * 12
-    assert int(str(found["virtual_ns"])) > 60 * 100_000
-    (collectives,) = re.findall(r"collective\s+([\d,]+)", output)
+    assert found["virtual_ns"] > 60 * 100_000
+    (collectives,) = re.findall(r"collective\s+([\d,]+)", done.stdout + done.stderr)
     # two layers and the embedding are reduced in each of at least 60 steps, captured ones too
     assert int(collectives.replace(",", "")) >= 60 * 5
-    separate = result(run(python, program, "--gpus", "2", "--cpu-time", "free"))
+    separate = emulate([program], *flags, python=python)
     assert separate["tokens"] == found["tokens"]
     assert separate["virtual_ns"] == pytest.approx(found["virtual_ns"], rel=1e-3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from types import ModuleType
 from typing import Any
 
@@ -18,8 +17,6 @@ def patch_decorators(module: ModuleType) -> None:
 
     It notes the files that were traced, as part of the key of a compile cache, which is off in a run.
     """
-    if "patched_inline_call(parent, func, args, kwargs)" not in inspect.getsource(module):
-        return
     ledger.replace(
         module,
         "patch",
@@ -47,7 +44,7 @@ class _Patch:
 def patch_cache_config(module: ModuleType) -> None:
     """`vllm.config.cache`: swap space, which engine V1 never takes, is compared with the host's memory."""
     if not hasattr(module, "get_cpu_memory"):
-        return
+        return  # 0.19
     ledger.replace(
         module,
         "get_cpu_memory",

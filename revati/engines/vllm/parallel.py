@@ -30,6 +30,7 @@ from revati.engines.vllm import (
     ring,
     sleeping,
     steps,
+    versions,
 )
 
 _COMM = "vllm.distributed.device_communicators."
@@ -43,13 +44,14 @@ def install() -> None:
     asked = folding.PATCHES if folding.enabled() else {}
     if recorded_lengths.enabled():
         asked = {**asked, **recorded_lengths.PATCHES}
+    if versions.is_older():
+        asked = {**asked, **older.PATCHES}
     always = {
         **_PATCHES,
         **compiler.PATCHES,
         **fakes.PATCHES,
         **flash_attention.PATCHES,
         **flashinfer.PATCHES,
-        **older.PATCHES,
         **sleeping.PATCHES,
         **steps.PATCHES,
     }

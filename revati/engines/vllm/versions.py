@@ -36,9 +36,9 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def is_older() -> bool:
-    """Whether the installed vLLM is one of `OLDER`."""
-    return _minor(metadata.version("vllm")) in OLDER
+def is_older(version: str | None = None) -> bool:
+    """Whether a vLLM (default: the installed one) is one of `OLDER`."""
+    return _minor(version or metadata.version("vllm")) in OLDER
 
 
 def refusal(version: str) -> str | None:
