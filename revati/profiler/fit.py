@@ -148,6 +148,8 @@ class Fitter:
             "ranges": {c: [float(frame[c].min()), float(frame[c].max())] for c in RANGE_COLUMNS[recipe]},
             "parameters": {**training.COMMON, **training.PARAMETERS[recipe]}, **extra,
         }  # fmt: skip
+        if training.DOUBTFUL in frame:
+            entry["doubtful_rows"] = int(frame[training.DOUBTFUL].sum())
         if recipe in GRID_COLUMNS:
             entry["grid"] = {c: sorted(float(x) for x in own[c].unique()) for c in GRID_COLUMNS[recipe]}
         if recipe == "prefill":

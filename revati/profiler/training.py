@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from revati.latency.families import attention_features as af
 from revati.latency.families import gemm, moe
+from revati.profiler.outliers import contradicted
 from revati.spec import load_spec
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 }
 TUNE: dict[str, Any] = {"max_depth": 4, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.6}
 TUNE_ROUNDS = 300
+DOUBTFUL = "doubtful"
 COMMON = {"tree_method": "hist", "max_bin": 512, "objective": "reg:squarederror", "seed": 0, "nthread": 1}
 
 
@@ -58,7 +60,7 @@ class TrainingSet:
 
 
 def train(data: TrainingSet, part: str, rounds: int | None = None) -> Any:
-    """An xgboost.Booster for `part` (a key of PARAMETERS); deterministic.
+    """An xgboost.Booster for `part` (a key of PARAMETERS); deterministic. Doubtful rows are not trained on.
 
     With pooled rows: trained on those first, then continued with shallow trees on the card's own, so that
     what the own rows do not cover keeps the shape of the other card's answer.
@@ -69,6 +71,8 @@ def train(data: TrainingSet, part: str, rounds: int | None = None) -> Any:
     count = parameters.pop("rounds")
     if rounds is not None:
         count = rounds
+    if DOUBTFUL in data.frame:
+        data = data.rows(_column(data.frame, DOUBTFUL) == 0)
     pooled = _column(data.frame, "pooled") > 0
     target = data.target()
     if not pooled.any() or pooled.all():
@@ -133,7 +137,7 @@ def mean_latency(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def gemm_set(frame: pd.DataFrame, gpu: str, kind: str) -> TrainingSet | None:
-    """GEMM rows of one kind; repeated shapes are averaged."""
+    """GEMM rows of one kind; repeated shapes are averaged. Column `doubtful`: not to be trained on."""
     rows = frame[(frame["family"] == "gemm") & (frame["kind"] == kind) & (frame["batch"] == 1)]
     if len(rows) < FEWEST_ROWS:
         return None
@@ -143,6 +147,11 @@ def gemm_set(frame: pd.DataFrame, gpu: str, kind: str) -> TrainingSet | None:
         sizes = [_column(part, name) for name in ("m", "n", "k")]
         return gemm.features(sizes[0], sizes[1], sizes[2], kind, spec)
 
+    rows[DOUBTFUL] = 0.0
+    for (card, _), table in rows.groupby(["gpu", "pooled"]):
+        sizes = [_column(table, name) for name in ("m", "n", "k")]
+        bound = gemm.memory_bound(sizes[0], sizes[1], sizes[2], kind, load_spec(str(card)))
+        rows.loc[table.index[contradicted(table, bound)], DOUBTFUL] = 1.0
     return _stack(rows, gemm.OFFSET_US, build)
 
 

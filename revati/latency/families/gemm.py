@@ -65,6 +65,13 @@ def features(
     return xp.matrix(columns), roof
 
 
+def memory_bound(m: Number, n: Number, k: Number, kind: str, spec: GpuSpec) -> Any:
+    """Whether reading [k, n] takes more than twice as long as multiplying, at the card's peak rates."""
+    weight = WEIGHT_BYTES.get(kind, 2.0)
+    t_memory = weight * n * k / spec.hbm_bytes_per_s
+    return t_memory > 2.0 * (2.0 * m * n * k / spec.peak_flops.rate(_PEAK.get(kind, kind)))
+
+
 def step_ends(m: int, measured: frozenset[int]) -> tuple[int, int]:
     """Rows between which the time of `m` rows is a line: (m, m) where the model is to be asked for m itself.
 

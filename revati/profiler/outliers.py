@@ -1,0 +1,61 @@
+"""Rows of a GEMM table that the table itself contradicts.
+
+A product of few rows takes as long as its weights take to be read, whatever the number of rows. In vLLM
+0.24's tables of AIConfigurator for the H100 and the H200 one such row in six is 12 to 16% slower than those
+beside it, at random: [m, 3584] @ [3584, 65536] takes 160 us with 3 and 5 rows and 188 with 4. TensorRT-LLM's
+table of the same card, in the same package, calls the same library and has no such rows; SGLang's has one in
+twenty. With a squared error trees learn them: a step of Qwen3-8B on an H100 took 3% longer with two requests
+than with one, measured runs 0.5%.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ROWS = 128
+LEAST_NS = 15_000.0
+"""Below this, launch and measurement decide as much as the weights do."""
+NEAR_ROWS = 16
+"""Rows that are this close, or within a factor of two, are expected to take as long."""
+FEWEST_NEAR = 5
+FAR = 0.06
+"""Twice what rows that agree are apart (nine tenths lie within 3% of the median)."""
+KERNELS = 1 / 3
+"""Where more weights than this are far off at a number of rows, it is a kernel of that size, and is kept."""
+FEWEST_PRODUCTS = 20
+"""With fewer products at a number of rows, chance and kernel cannot be told apart."""
+
+
+def contradicted(rows: pd.DataFrame, memory_bound: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mask of the `rows` (columns m, n, k, latency_ns) that are more than 6% off their neighbours' median.
+
+    memory_bound: rows whose time is that of the weights; others are left alone.
+    """
+    off = np.zeros(len(rows))
+    latency = rows["latency_ns"].to_numpy(dtype=float)
+    count = rows["m"].to_numpy(dtype=float)
+    judged = memory_bound & (count <= MOST_ROWS) & (latency > LEAST_NS)
+    for positions in _groups(rows[["n", "k"]], judged):
+        m, time = count[positions], latency[positions]
+        near = (np.abs(m[:, None] - m) <= NEAR_ROWS) | (np.abs(np.log2(m[:, None] / m)) <= 1)
+        median = np.nanmedian(np.where(near, time, np.nan), axis=1)
+        off[positions] = np.where(near.sum(axis=1) >= FEWEST_NEAR, time / median - 1, 0.0)
+    far = np.abs(off) > FAR
+    for size in np.unique(count[judged]):
+        here = judged & (count == size)
+        if here.sum() < FEWEST_PRODUCTS or far[here].mean() > KERNELS:
+            far[here] = False
+    return far
+
+
+def _groups(keys: Any, judged: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    """Positions of the judged rows, by product."""
+    places = np.flatnonzero(judged)
+    by_key = keys.iloc[places].reset_index(drop=True).groupby(["n", "k"], sort=True).indices
+    return [places[index] for index in by_key.values()]
