@@ -1,11 +1,11 @@
 """Rows of a GEMM table that the table itself contradicts.
 
 A product of few rows takes as long as its weights take to be read, whatever the number of rows. In vLLM
-0.24's tables of AIConfigurator for the H100 and the H200 one such row in six is 12 to 16% slower than those
-beside it, at random: [m, 3584] @ [3584, 65536] takes 160 us with 3 and 5 rows and 188 with 4. TensorRT-LLM's
-table of the same card, in the same package, calls the same library and has no such rows; SGLang's has one in
-twenty. With a squared error trees learn them: a step of Qwen3-8B on an H100 took 3% longer with two requests
-than with one, measured runs 0.5%.
+0.24's tables of AIConfigurator for the H100 and the H200 one such row in six is 6% or more off those beside
+it, mostly slower, by 10 to 16%, at random: [m, 3584] @ [3584, 65536] takes 160 us with 3 and 5 rows and 188
+with 4. In TensorRT-LLM's tables of the same cards, which time the same library, it is one in 30
+(`python -m benchmarks.table_noise`). With a squared error trees learn them: a step of Qwen3-8B on an H100 took
+3% longer with two requests than with one; measured runs have 1% between one request and four.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ FEWEST_PRODUCTS = 20
 """With fewer products at a number of rows, chance and kernel cannot be told apart."""
 
 
-def contradicted(rows: pd.DataFrame, memory_bound: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mask of the `rows` (columns m, n, k, latency_ns) that are more than 6% off their neighbours' median.
+def deviation(
+    rows: pd.DataFrame, memory_bound: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(how far each row is off the median of those beside it, which rows are judged); 0 if too few are near.
 
-    memory_bound: rows whose time is that of the weights; others are left alone.
+    rows: columns m, n, k, latency_ns; one a shape. memory_bound: rows whose time is that of the weights.
     """
     off = np.zeros(len(rows))
     latency = rows["latency_ns"].to_numpy(dtype=float)
@@ -46,6 +48,13 @@ def contradicted(rows: pd.DataFrame, memory_bound: NDArray[np.bool_]) -> NDArray
         near = (np.abs(m[:, None] - m) <= NEAR_ROWS) | (np.abs(np.log2(m[:, None] / m)) <= 1)
         median = np.nanmedian(np.where(near, time, np.nan), axis=1)
         off[positions] = np.where(near.sum(axis=1) >= FEWEST_NEAR, time / median - 1, 0.0)
+    return off, judged
+
+
+def contradicted(rows: pd.DataFrame, memory_bound: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mask of the `rows` that are more than 6% off their neighbours' median; arguments as of `deviation`."""
+    off, judged = deviation(rows, memory_bound)
+    count = rows["m"].to_numpy(dtype=float)
     far = np.abs(off) > FAR
     for size in np.unique(count[judged]):
         here = judged & (count == size)
