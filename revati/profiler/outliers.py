@@ -4,8 +4,8 @@ A product of few rows takes as long as its weights take to be read, whatever the
 0.24's tables of AIConfigurator for the H100 and the H200 one such row in six is 6% or more off those beside
 it, mostly slower, by 10 to 16%, at random: [m, 3584] @ [3584, 65536] takes 160 us with 3 and 5 rows and 188
 with 4. In TensorRT-LLM's tables of the same cards, which time the same library, it is one in 30
-(`python -m benchmarks.table_noise`). With a squared error trees learn them: the products of a step of Qwen3-8B
-took 3% longer with two requests than with one; measured steps have 1% between one request and four.
+(`python -m benchmarks.table_noise`). A squared error makes trees learn them: the products of a step of
+Qwen3-8B took 3% longer with two requests than with one; measured steps have 1% between one and four.
 """
 
 from __future__ import annotations
