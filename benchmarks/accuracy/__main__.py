@@ -30,6 +30,9 @@ def variants(names: str, cpu_factor: float | None) -> list[Variant]:
         "all-ranks": Variant("all-ranks", cpu_factor=cpu_factor, fold_ranks=False),
         "roofline": Variant("roofline", cpu_factor=cpu_factor, latency="roofline"),
         "measured-version": Variant("measured-version", cpu_factor=cpu_factor, measured_version=True),
+        "measured-all-ranks": Variant(
+            "measured-all-ranks", cpu_factor=cpu_factor, measured_version=True, fold_ranks=False
+        ),
     }
     if names == "attribution":
         return [variant for variant in known.values() if not variant.measured_version]
