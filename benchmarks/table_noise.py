@@ -10,6 +10,7 @@ fit leaves out (`revati/profiler/outliers.py`).
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,11 @@ def lines(root: Path, gpu: str) -> list[list[str]]:
             version = str(table["engine_version"].iloc[0])
             mean = training.mean_latency(table, ["m", "n", "k"])
             sizes = [mean[name].to_numpy(dtype=float) for name in ("m", "n", "k")]
-            off, judged = outliers.deviation(mean, gemm.memory_bound(*sizes, kind, spec))
+            bound = gemm.memory_bound(*sizes, kind, spec)
+            off, judged = outliers.deviation(mean, bound)
             far = judged & (np.abs(off) > outliers.FAR)
             slow = judged & (off > outliers.FAR)
-            left_out = outliers.contradicted(mean, gemm.memory_bound(*sizes, kind, spec))
+            left_out = outliers.contradicted(mean, bound)
             found.append(
                 [gpu, f"{engine} {version}", kind, str(judged.sum()), f"{far.sum() / judged.sum():.1%}",
                  f"{np.median(off[slow]):+.1%}" if slow.any() else "", f"{left_out.sum() / judged.sum():.1%}"]
@@ -53,17 +55,23 @@ def lines(root: Path, gpu: str) -> list[list[str]]:
     return found
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table_noise", description=__doc__)
     parser.add_argument("wheel", type=Path, help="aiconfigurator-core, the wheel or unpacked")
     parser.add_argument("--gpu", nargs="+", default=["h100_sxm", "h200_sxm"], choices=aiconfigurator.GPUS)
     arguments = parser.parse_args()
     table = Table("card", "table", "kind", "judged", "6% off", "slow ones", "left out")
+    try:
+        root = aiconfigurator.data_root(arguments.wheel)
+    except (MeasurementError, OSError) as error:
+        print(f"table_noise: {error}", file=sys.stderr)
+        return 2
     for gpu in arguments.gpu:
-        for line in lines(aiconfigurator.data_root(arguments.wheel), gpu):
+        for line in lines(root, gpu):
             table.add_row(*line)
     Console().print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,15 +2,15 @@
 
 A product of few rows takes as long as its weights take to be read, whatever the number of rows. In vLLM
 0.24's tables of AIConfigurator for the H100 and the H200 one such row in six is 6% or more off those beside
-it, mostly slower, by 10 to 16%, at random: [m, 3584] @ [3584, 65536] takes 160 us with 3 and 5 rows and 188
-with 4. In TensorRT-LLM's tables of the same cards, which time the same library, it is one in 30
+it, mostly slower, by 8 to 16%, at random: [m, 3584] @ [3584, 65536] takes 160 us with 5 and 6 rows and 188
+with 2 and 4. In TensorRT-LLM's tables of the same cards, which time the same library, it is one in 30
 (`python -m benchmarks.table_noise`). A squared error makes trees learn them: the products of a step of
 Qwen3-8B took 3% longer with two requests than with one; measured steps have 1% between one and four.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ NEAR_ROWS = 16
 """Rows that are this close, or within a factor of two, are expected to take as long."""
 FEWEST_NEAR = 5
 FAR = 0.06
-"""Twice what rows that agree are apart (nine tenths lie within 3% of the median)."""
+"""Twice what rows that agree are apart: of those nearer than this, nearly nine tenths are within 3%."""
 KERNELS = 1 / 3
 """Where more weights than this are far off at a number of rows, it is a kernel of that size, and is kept."""
 FEWEST_PRODUCTS = 20
@@ -63,8 +63,8 @@ def contradicted(rows: pd.DataFrame, memory_bound: NDArray[np.bool_]) -> NDArray
     return far
 
 
-def _groups(keys: Any, judged: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+def _groups(keys: pd.DataFrame, judged: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     """Positions of the judged rows, by product."""
     places = np.flatnonzero(judged)
-    by_key = keys.iloc[places].reset_index(drop=True).groupby(["n", "k"], sort=True).indices
+    by_key = keys.iloc[places].groupby(["n", "k"], sort=True).indices
     return [places[index] for index in by_key.values()]

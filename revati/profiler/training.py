@@ -143,14 +143,15 @@ def gemm_set(frame: pd.DataFrame, gpu: str, kind: str) -> TrainingSet | None:
         return None
     rows = mean_latency(rows, ["gpu", "pooled", "m", "n", "k"])
 
+    def sizes(part: pd.DataFrame) -> tuple[Array, Array, Array]:
+        return _column(part, "m"), _column(part, "n"), _column(part, "k")
+
     def build(part: pd.DataFrame, spec: Any) -> tuple[Array, Array]:
-        sizes = [_column(part, name) for name in ("m", "n", "k")]
-        return gemm.features(sizes[0], sizes[1], sizes[2], kind, spec)
+        return gemm.features(*sizes(part), kind, spec)
 
     rows[DOUBTFUL] = 0.0
     for (card, _), table in rows.groupby(["gpu", "pooled"]):
-        sizes = [_column(table, name) for name in ("m", "n", "k")]
-        bound = gemm.memory_bound(sizes[0], sizes[1], sizes[2], kind, load_spec(str(card)))
+        bound = gemm.memory_bound(*sizes(table), kind, load_spec(str(card)))
         rows.loc[table.index[contradicted(table, bound)], DOUBTFUL] = 1.0
     return _stack(rows, gemm.OFFSET_US, build)
 
