@@ -44,7 +44,7 @@ def test_gemm_is_near_the_table_and_above_the_roofline(h100):
 
 
 def test_few_rows_cost_what_their_weights_take(h100):
-    """Products of a step of Qwen3-8B, ms. Measured steps of 1 and 4 requests are 0.1 ms apart (`v030-chat`)."""
+    """Products of a step of Qwen3-8B, ms. Measured steps of 1 and 4 requests are 0.1 ms apart (v030-chat)."""
     layer = ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288))
 
     def step(rows: int) -> float:
