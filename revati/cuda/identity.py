@@ -146,6 +146,8 @@ def arm_explicit() -> None:
 def _load_backend() -> None:
     from revati.cuda import compatibility, refusal
 
+    if importlib.util.find_spec("torch") is None:
+        return  # a client in an environment of its own: its import fails as it would anywhere
     try:
         compatibility.check()
     except compatibility.BackendMismatchError as error:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,18 @@ def test_a_static_program_needs_permission(tmp_path: Path, capfd: pytest.Capture
 def test_the_exit_code_of_the_command_is_ours() -> None:
     argv = ["run", "--gpu", "h100_sxm", "--", sys.executable, "-S", "-c", "raise SystemExit(7)"]
     assert run_main(argv) == 7
+
+
+def test_a_client_in_an_environment_without_torch_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Load generators have environments of their own; libraries of theirs try whether there is a torch."""
+    venv.create(tmp_path / "client", with_pip=False)
+    client = tmp_path / "client" / "bin" / "python"
+    code = "import time\ntry:\n import torch\nexcept ModuleNotFoundError as e:\n time.sleep(60); print(e)"
+    assert run_main(["run", "--gpu", "h100_sxm", "--", str(client), "-c", code]) == 0
+    written = capfd.readouterr()
+    assert "No module named 'torch'" in written.out and "torch" not in written.err
 
 
 def test_a_missing_program_is_named(capfd: pytest.CaptureFixture[str]) -> None:

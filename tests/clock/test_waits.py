@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 MODES = ("free", "charged", "wall")
@@ -187,6 +189,30 @@ def test_zmq_between_processes(virtual, address):
     assert v["push"] == pytest.approx(0.49, abs=1e-5)
     assert v["rep"] == pytest.approx(0.15, abs=1e-5)
     assert 0 <= v["lag"] < 1e-6
+
+
+@pytest.mark.parametrize("optimised", ["-O0", "-O2"])
+def test_libzmq_reads_no_counter_of_the_processor(virtual, tmp_path, optimised):
+    """Optimised code, as in most pyzmq wheels, and code that is not, as in pyzmq 26.4.0."""
+    (tmp_path / "zmq.c").write_text("""
+        unsigned long counter(void) {
+          unsigned low, high;
+          __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+          return (unsigned long)high << 32 | low;
+        }
+        void* zmq_ctx_new(void) { return (void*)counter; }
+    """)
+    (tmp_path / "main.c").write_text("""
+        #include <stdio.h>
+        void* zmq_ctx_new(void);
+        unsigned long counter(void);
+        int main(void) { zmq_ctx_new(); return printf("%lu\\n", counter()) < 0; }
+    """)
+    for words in (["-shared", "-fPIC", optimised, "zmq.c", "-o", "libzmq-of-a-wheel.so"],
+                  ["main.c", "./libzmq-of-a-wheel.so", "-o", "main"]):
+        subprocess.run(["cc", *words], check=True, cwd=tmp_path)
+    run = virtual([str(tmp_path / "main")])
+    assert (run.values(), run.err.count("counter")) == (0, 0), run.err
 
 
 def test_a_handler_before_fork_may_wait_for_a_thread(virtual):
