@@ -146,20 +146,16 @@ def arm_explicit() -> None:
 def _load_backend() -> None:
     from revati.cuda import compatibility, refusal
 
-    if importlib.util.find_spec("torch") is None:
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
         return  # a client in an environment of its own: its import fails as it would anywhere
     try:
         compatibility.check()
     except compatibility.BackendMismatchError as error:
         refusal.note(str(error).removeprefix("revati: "))
         raise
-    torch, extension = importlib.util.find_spec("torch"), importlib.util.find_spec("revati._C")
-    assert (
-        torch is not None
-        and torch.origin is not None
-        and extension is not None
-        and extension.origin is not None
-    )
+    extension = importlib.util.find_spec("revati._C")
+    assert extension is not None and extension.origin is not None
     for name in _TORCH_LIBRARIES:
         ctypes.CDLL(str(Path(torch.origin).parent / "lib" / name))
     try:
