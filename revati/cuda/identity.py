@@ -152,8 +152,9 @@ def _load_backend() -> None:
     try:
         compatibility.check()
     except compatibility.BackendMismatchError as error:
-        refusal.note(str(error).removeprefix("revati: "))
-        raise
+        text = f"{error}. A client that needs no GPU runs as `env -u REVATI_IDENTITY CLIENT`"
+        refusal.note(text.removeprefix("revati: "))
+        raise compatibility.BackendMismatchError(text) from None
     extension = importlib.util.find_spec("revati._C")
     assert extension is not None and extension.origin is not None
     for name in _TORCH_LIBRARIES:

@@ -166,7 +166,6 @@ def test_a_second_run_is_byte_identical(configs: Path, served: Path, load: list[
     assert without_wall_clock(again.read_text()) == without_wall_clock(first.read_text())
 
 
-@pytest.mark.slow
 def test_by_hand_the_figures_are_the_same(
     configs: Path, served: Path, load: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +186,9 @@ def test_by_hand_the_figures_are_the_same(
     figures = [name for name, value in by_hand.items() if isinstance(value, float)]
     assert len(figures) > 15
     assert {n: f"{by_hand[n]:.2f}" for n in figures} == {n: f"{by_revati[n]:.2f}" for n in figures}
-    assert f"MeanTTFT(ms):{by_revati['mean_ttft_ms']:.2f}" in capfd.readouterr().out.replace(" ", "")
+    written = capfd.readouterr()
+    assert f"MeanTTFT(ms):{by_revati['mean_ttft_ms']:.2f}" in written.out.replace(" ", "")
+    assert "predicted GPU time" in written.err  # of an engine that was ended by a signal
 
 
 @pytest.mark.slow

@@ -194,6 +194,20 @@ def test_a_client_in_an_environment_without_torch_runs(
     assert "No module named 'torch'" in written.out and "torch" not in written.err
 
 
+def test_a_client_with_a_torch_of_its_own_runs_without_the_virtual_gpu(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.9.0'\n")
+    code = f"import sys, time; sys.path.insert(0, {str(tmp_path)!r}); import torch; time.sleep(60)"
+    client = [sys.executable, "-c", code]
+    assert run_main(["run", "--gpu", "h100_sxm", "--", *client]) == 2
+    assert "built for torch 2.13.0" in capfd.readouterr().err.splitlines()[-1]
+    assert run_main(["run", "--gpu", "h100_sxm", "--", "env", "-u", "REVATI_IDENTITY", *client]) == 0
+    assert "virtual 60." in capfd.readouterr().err
+
+
 def test_a_missing_program_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_main(["run", "--gpu", "h100_sxm", "--", "no-such-program-here"]) == 127
     assert "no-such-program-here" in capfd.readouterr().err

@@ -91,6 +91,7 @@ def test_another_torch_under_the_cuda_identity(tmp_path: Path) -> None:
         "built for torch 2.13.0" in line
         and "installed one is torch 2.12.0+cu130" in line
         and "install torch 2.13.0" in line
+        and "env -u REVATI_IDENTITY CLIENT" in line
     )
 
 

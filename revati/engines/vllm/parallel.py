@@ -21,6 +21,7 @@ from revati.comm.world import buffer_bytes, new_communicator
 from revati.cuda import ledger
 from revati.engines.vllm import (
     compiler,
+    ending,
     fakes,
     flash_attention,
     flashinfer,
@@ -49,6 +50,7 @@ def install() -> None:
     always = {
         **_PATCHES,
         **compiler.PATCHES,
+        **ending.PATCHES,
         **fakes.PATCHES,
         **flash_attention.PATCHES,
         **flashinfer.PATCHES,
