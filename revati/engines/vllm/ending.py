@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 GRACE_S = 30.0
-"""Virtual seconds from the signal to the kill. An engine of eight ranks takes two."""
+"""Virtual seconds from the signal to the kill; processes that end sooner are not waited for."""
 
 
 def give_time(module: ModuleType) -> None:
