@@ -20,7 +20,6 @@ CLIENT_LOG = "client.log"
 VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
 _CLIENT = (sys.executable, "-m", "revati.bench.client")
 PARALLEL_SIZES = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
-_GRACE_S = 30  # so that workers end by themselves and write their reports; vLLM would kill them at once
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,6 @@ def make_plan(
     for command in (server, client):
         command += _unless(flags, "--host", host) + ([] if port_text is not None else ["--port", str(port)])
     server += _unless(flags, "--load-format", "dummy")
-    if "--shutdown-timeout" in flags.table.server:  # vLLM before 0.14 has none
-        server += _unless(flags, "--shutdown-timeout", str(_GRACE_S))
     client = _own_result_file(client, run_dir)
     client += _unless(flags, "--percentile-metrics", "ttft,tpot,itl,e2el")
     client += _unless(flags, "--request-id-prefix", "bench-")
